@@ -1,0 +1,62 @@
+"""The server as the comparison of model servers starts it: a given ONNX model, SQLite commits on, a fresh data folder.
+
+The model has inputs ``tokens`` int64 [batch, time], ``h0`` and ``c0`` float32 [2, batch, 128], and outputs ``logits``
+[batch, time, 96], ``hn``, ``cn``. It becomes an artifact by a signature and, since a language artifact answers
+log-probabilities, a LogSoftmax behind its logits.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
+
+from service.artifact import SIGNATURE_KEY, Signature, StateSpec, TensorSpec
+
+NAMES = ["ours"]
+CREATE = ("/v1/sessions\nContent-Type: application/json\n", '{"model": "yardstick"}')
+CAPTURE = "Location"
+STEP = ("{HDR}/steps\nContent-Type: application/json\n", '{"inputs": [{TOK}], "top_k": 1}')
+SYMBOLS, LAYERS, HIDDEN = 96, 2, 128
+
+
+def command(port: int, onnx_path: str, name: str) -> list[str]:
+    """The command that serves the model on this port, in the foreground."""
+    folder = Path(tempfile.gettempdir()) / f"lstm-serve-yardstick-{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    adopt(Path(onnx_path), folder / "models" / "yardstick" / "1" / "model.onnx")
+    server = Path(sys.executable).with_name("lstm-serve")
+    return [
+        *(str(server), "serve", "--port", str(port), "--log-level", "warning"),
+        *("--model-repository", str(folder / "models"), "--store", f"sqlite:{folder}/data/sessions.db"),
+    ]
+
+
+def adopt(source: Path, target: Path) -> None:
+    """Write the model as an artifact."""
+    model = onnx.load(source)
+    model.graph.node.append(helper.make_node("LogSoftmax", ["logits"], ["logprobs"], axis=-1))
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("logprobs", TensorProto.FLOAT, ["batch", "seq", SYMBOLS])
+    )
+    state = {"dtype": "float32", "shape": (LAYERS, None, HIDDEN), "batch_axis": 1}
+    signature = Signature(
+        task="language",
+        cell="lstm",
+        inputs=(TensorSpec(name="tokens", dtype="int64", shape=(None, None)),),
+        outputs=(TensorSpec(name="logprobs", dtype="float32", shape=(None, None, SYMBOLS)),),
+        states=(StateSpec(input="h0", output="hn", **state), StateSpec(input="c0", output="cn", **state)),
+        vocabulary=tuple(chr(32 + i) for i in range(SYMBOLS)),
+    )
+    helper.set_model_props(model, {SIGNATURE_KEY: signature.model_dump_json()})
+    target.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, target)
+
+
+def read(headers: dict[str, str], body: bytes) -> tuple[int, float]:
+    """A step's answer as (most likely token, its log-probability)."""
+    outputs = json.loads(body)["outputs"]
+    return outputs["tokens"][0], outputs["logprobs"][0]

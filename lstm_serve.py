@@ -1,0 +1,57 @@
+"""The one command line, ``lstm-serve``: it puts the stations' commands together and turns errors into one sentence.
+
+Each station keeps its own commands (``model/command.py``, ``export/command.py``, ``service/command.py``); none of them
+imports torch, onnx or the server before it is really called, so that help is quick and a server needs no torch.
+"""
+
+import sys
+
+import click
+import typer
+from rich.console import Console
+
+import export.command
+import model.command
+import service.command
+from export.errors import ExportError
+from model.errors import ModelError
+from service.errors import ServiceError
+
+EXTRA_PACKAGES = ("torch", "onnx", "safetensors", "matplotlib")  # what the extra `train` brings
+
+app = typer.Typer(
+    name="lstm-serve",
+    help="Train, export and serve recurrent models whose sessions keep their state.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(model.command.app, name="train")
+for commands in (export.command.app, service.command.app):
+    app.registered_commands += commands.registered_commands
+
+
+def main() -> None:
+    """Run the command line; exit status 2 for what the user can mend, with one sentence on standard error."""
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except (ServiceError, ExportError, ModelError) as error:
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA_PACKAGES:
+            raise
+        _fail(f"this command needs {error.name}, which the extra 'train' brings: pip install 'lstm-serve[train]'")
+
+
+def _fail(sentence: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"lstm-serve: {sentence}", markup=False, highlight=False)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""From a JSON body to chunks: values held against the model's signature, faults named by field."""
+
+from collections.abc import Mapping
+from functools import cache, lru_cache
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
+
+from service.api.problems import field_name
+from service.artifact import Signature, TensorSpec
+from service.engine.runtime import Chunk
+from service.errors import InvalidInput
+
+_EXAMPLES = {"language": "token ids such as [17, 4]", "forecast": "numbers", "generic": "numbers"}
+
+
+def decode_chunk(signature: Signature, inputs: object, text: str | None, field: str = "inputs") -> Chunk:
+    """The chunk of one row from its JSON value or text; InvalidInput names what does not fit."""
+    if text is not None:
+        if inputs is not None:
+            raise InvalidInput("send either text or inputs, not both", field="text")
+        return (_tokens(signature, text, "text" + field.removeprefix("inputs")),)
+    if inputs is None:
+        kind = "text or inputs" if signature.task == "language" else "inputs"
+        raise InvalidInput(f"{kind} missing: expected {_EXAMPLES[signature.task]}, one entry per step", field=field)
+    if isinstance(inputs, Mapping):
+        return _by_name(signature, inputs, field)
+    if len(signature.inputs) > 1:
+        names = ", ".join(i.name for i in signature.inputs)
+        raise InvalidInput(f"the model has several inputs: expected an object with {names}", field=field)
+    return (_array(signature, signature.inputs[0], inputs, field),)
+
+
+def _by_name(signature: Signature, inputs: Mapping[str, object], field: str) -> Chunk:
+    names = [spec.name for spec in signature.inputs]
+    for name in inputs:
+        if name not in names:
+            raise InvalidInput(f"the model has no input {name!r} (it has {', '.join(names)})", field=f"{field}.{name}")
+    arrays = []
+    for spec in signature.inputs:
+        if spec.name not in inputs:
+            raise InvalidInput(f"input {spec.name!r} is missing", field=f"{field}.{spec.name}")
+        arrays.append(_array(signature, spec, inputs[spec.name], f"{field}.{spec.name}"))
+    if len({len(a) for a in arrays}) > 1:
+        raise InvalidInput("the inputs differ in their number of steps", field=field)
+    return tuple(arrays)
+
+
+def _tokens(signature: Signature, text: str, field: str) -> np.ndarray:
+    if signature.vocabulary is None:
+        raise InvalidInput("the model is no language model: it takes inputs, not text", field=field)
+    if not text:
+        raise InvalidInput("the text is empty: at least one symbol is needed", field=field)
+    index = _index(signature.vocabulary)
+    try:
+        tokens = [index[symbol] for symbol in text]
+    except KeyError as error:
+        at = text.index(error.args[0])
+        raise InvalidInput(
+            f"symbol {error.args[0]!r} (character {at}) is not in the model's vocabulary", field=field
+        ) from error
+    return np.array(tokens, signature.inputs[0].dtype)  # [steps]
+
+
+def _array(signature: Signature, spec: TensorSpec, value: object, field: str) -> np.ndarray:
+    """A JSON value as [steps, *step shape]; a step of one number may be written without its brackets."""
+    symbols = len(signature.vocabulary) if signature.vocabulary is not None and spec is signature.inputs[0] else None
+    depth = len(spec.step_shape)
+    if spec.step_shape == (1,) and isinstance(value, list) and value and not isinstance(value[0], list):
+        depth = 0
+    try:
+        checked = _adapter(spec.dtype, depth, symbols).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = field + field_name(["", *first["loc"]])
+        raise InvalidInput(f"{name}: {first['msg']}; expected {_expected(spec)}", field=name) from error
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(checked, spec.dtype)
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput(f"{field}: steps of different shapes; expected {_expected(spec)}", field=field) from error
+    if array.shape[1:] not in (spec.step_shape, () if depth == 0 else spec.step_shape):
+        raise InvalidInput(
+            f"{field}: each step has shape {list(array.shape[1:])}; expected {_expected(spec)}", field=field
+        )
+    if not np.isfinite(array).all():
+        raise InvalidInput(f"{field}: a number is too large for {spec.dtype}", field=field)
+    return array.reshape(len(array), *spec.step_shape)
+
+
+def _expected(spec: TensorSpec) -> str:
+    what = "whole numbers" if spec.dtype.startswith("int") else "booleans" if spec.dtype == "bool" else "numbers"
+    if spec.step_shape in ((), (1,)):
+        return f"a list of {what}, one per step"
+    return f"a list of steps, each {what} of shape {list(spec.step_shape)}"
+
+
+@lru_cache(maxsize=256)
+def _adapter(dtype: str, depth: int, symbols: int | None) -> TypeAdapter[Any]:
+    """pydantic's check of a list of steps: strict, finite, token ids within the vocabulary."""
+    leaf: Any = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+    if dtype.startswith("int"):
+        low, high = (0, symbols) if symbols is not None else (np.iinfo(dtype).min, int(np.iinfo(dtype).max) + 1)
+        leaf = Annotated[int, Field(strict=True, ge=low, lt=high)]
+    elif dtype == "bool":
+        leaf = Annotated[bool, Field(strict=True)]
+    for _ in range(depth):
+        leaf = Annotated[list[leaf], Field(strict=True)]
+    return TypeAdapter(Annotated[list[leaf], Field(strict=True, min_length=1)])
+
+
+@cache
+def _index(vocabulary: tuple[str, ...]) -> dict[str, int]:
+    return {symbol: i for i, symbol in enumerate(vocabulary)}

@@ -1,0 +1,86 @@
+"""From answers to JSON: numbers in their shortest exact form, tokens with their text, times in RFC 3339."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from service.artifact import Signature
+from service.sessions.generation import Generated
+from service.state import Answer, Identity, Record, Tensors
+
+
+def dumps(document: object) -> bytes:
+    """JSON; arrays become lists, and a float32 the shortest decimal that reads back as the same float32."""
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def timestamp(seconds: float) -> str:
+    """Seconds since the epoch as RFC 3339 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def outputs_of(signature: Signature, shown: Tensors) -> dict[str, Any]:
+    """Outputs by name; with the text of the tokens for a language model."""
+    if signature.vocabulary is None or "tokens" not in shown:
+        return dict(shown)
+    tokens = shown["tokens"].tolist()
+    return {"tokens": tokens, "text": _text(tokens, signature.vocabulary), "logprobs": shown["logprobs"]}
+
+
+def _text(tokens: list[Any], vocabulary: Sequence[str]) -> list[Any]:
+    """Symbols in the same nesting as their tokens."""
+    return [_text(t, vocabulary) if isinstance(t, list) else vocabulary[t] for t in tokens]
+
+
+def answer_bytes(signature: Signature, answer: Answer) -> bytes:
+    """The body of a steps answer: the same bytes each time for the same answer."""
+    return dumps(
+        {
+            "position": answer.position,
+            "steps": answer.steps,
+            "outputs": outputs_of(signature, answer.outputs or {}),
+            "expires_at": timestamp(answer.expires_at),
+        }
+    )
+
+
+def session_document(identity: Identity, position: int, expires_at: float) -> dict[str, Any]:
+    """A session as a listing shows it."""
+    return {
+        "id": identity.id,
+        "model": identity.model,
+        "version": identity.version,
+        "fingerprint": identity.fingerprint,
+        "position": position,
+        "ttl": identity.ttl_s,
+        "created_at": timestamp(identity.created_at),
+        "expires_at": timestamp(expires_at),
+    }
+
+
+def record_document(record: Record, signature: Signature | None) -> dict[str, Any]:
+    """A session with the steps of its last request; without the signature of its model, they stay numbers."""
+    document = session_document(record.identity, record.position, record.expires_at)
+    last = record.answers[-1] if record.answers else None
+    if last is not None:
+        shown: dict[str, Any] | None = None
+        if last.outputs is not None:
+            shown = outputs_of(signature, last.outputs) if signature is not None else dict(last.outputs)
+        document["last"] = {"position": last.start, "steps": last.steps, "outputs": shown}
+    return document
+
+
+def generation_document(generated: Generated) -> dict[str, Any]:
+    """A whole generation."""
+    document: dict[str, Any] = {
+        "outputs": dict(generated.outputs or {}),
+        "steps": generated.steps,
+        "finish_reason": generated.finish,
+    }
+    if generated.text is not None:
+        document = {"text": generated.text, **document, "seed": generated.seed}
+    if generated.expires_at is not None:
+        document |= {"position": generated.position, "expires_at": timestamp(generated.expires_at)}
+    return document

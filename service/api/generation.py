@@ -1,0 +1,129 @@
+"""Routes that generate: whole, or streamed as server-sent events that OpenAI-compatible clients read."""
+
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from service.api.asgi import watching
+from service.api.decoding import decode_chunk
+from service.api.encoding import dumps, generation_document, outputs_of, timestamp
+from service.api.problems import problem_document
+from service.api.schemas import GenerateAnswer, GeneratePrompt, GenerateSession
+from service.api.steps import ANYONE
+from service.errors import InvalidInput
+from service.models import Model
+from service.sampling import Sampling
+from service.sessions.generation import Generated, joined
+from service.sessions.requests import Generate
+from service.sessions.sessions import Sessions
+
+MAX_STOPS, MAX_STOP_LENGTH = 8, 256
+SSE = "text/event-stream"
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {SSE: {}}, "description": "server-sent events when `stream` is true"}
+}
+
+
+def router(sessions: Sessions) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/v1", tags=["generation"])
+
+    @routes.post("/sessions/{id}/generate", response_model=GenerateAnswer, responses=_STREAM)
+    async def generate_in_session(id: str, body: GenerateSession, request: Request) -> Response:
+        """Continue a session: text that becomes part of it, or a forecast that leaves it where it was."""
+        model = await sessions.model_of(id, ANYONE)
+        asked = _asked(model, body, advance=body.advance, position=body.position)
+        if body.stream:
+            return await _streaming(model, sessions.generate_stream(id, asked, ANYONE))
+        with watching(request.receive):
+            generated = await sessions.generate(id, asked, ANYONE)
+        headers = {"idempotent-replayed": "true"} if generated.repeated else None
+        return _whole(model, generated, headers)
+
+    @routes.post("/models/{model}/generate", response_model=GenerateAnswer, responses=_STREAM)
+    async def generate_from_prompt(model: str, body: GeneratePrompt, request: Request) -> Response:
+        """Continue a prompt, without a session."""
+        found = sessions.models.find(model, body.version)
+        asked = _asked(found, body, advance=None, position=None)
+        prompt = decode_chunk(found.signature, body.inputs, body.text)
+        steps = sessions.generate_from(found, prompt, asked)
+        if body.stream:
+            return await _streaming(found, steps)
+        with watching(request.receive):
+            return _whole(found, joined([step async for step in steps]))
+
+    return routes
+
+
+def _asked(
+    model: Model, body: GenerateSession | GeneratePrompt, *, advance: bool | None, position: int | None
+) -> Generate:
+    """The request in the terms of the sessions, held against the model's task."""
+    language = model.signature.vocabulary is not None
+    stop = tuple([body.stop] if isinstance(body.stop, str) else body.stop or ())
+    if not language:
+        for field in ("temperature", "top_k", "top_p", "seed", "stop"):
+            if getattr(body, field) is not None:
+                raise InvalidInput(f"{field} is for language models: a forecast is not drawn", field=field)
+        return Generate(body.max_steps, advance=bool(advance), position=position)
+    if len(stop) > MAX_STOPS or any(not 0 < len(s) <= MAX_STOP_LENGTH for s in stop):
+        raise InvalidInput(f"at most {MAX_STOPS} stop texts of 1 to {MAX_STOP_LENGTH} characters", field="stop")
+    sampling = Sampling(
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_k=body.top_k or 0,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        seed=secrets.randbits(63) if body.seed is None else body.seed,
+    )
+    return Generate(
+        body.max_steps, sampling, body.seed is not None, stop, True if advance is None else advance, position
+    )
+
+
+def _whole(model: Model, generated: Generated, headers: dict[str, str] | None = None) -> Response:
+    document = generation_document(generated)
+    document["outputs"] = outputs_of(model.signature, document["outputs"])
+    return Response(dumps(document), 200, headers, "application/json")
+
+
+async def _streaming(model: Model, steps: AsyncIterator[Generated]) -> Response:
+    first = await anext(steps)  # what is refused is refused before the answer has begun
+    headers = {"cache-control": "no-store"}
+    if first.repeated:
+        headers["idempotent-replayed"] = "true"
+    return StreamingResponse(_events(model, first, steps), 200, headers, SSE)
+
+
+async def _events(model: Model, first: Generated, steps: AsyncIterator[Generated]) -> AsyncIterator[bytes]:
+    """``data: {...}`` for each step, then ``data: [DONE]``; after the first byte a fault is an error event."""
+    stream_id, created = f"gen-{secrets.token_hex(8)}", int(time.time())
+    try:
+        if first.outputs is not None:
+            yield _event(model, first, stream_id, created)
+        async for generated in steps:
+            yield _event(model, generated, stream_id, created)
+    except Exception as error:  # noqa: BLE001 - the answer has begun: problems.py knows or logs it, the stream tells it
+        _, document = problem_document(error)
+        document |= {"message": document["detail"], "code": document["status"]}
+        yield b"event: error\ndata: " + dumps({"error": document}) + b"\n\n"
+    else:
+        yield b"data: [DONE]\n\n"
+
+
+def _event(model: Model, generated: Generated, stream_id: str, created: int) -> bytes:
+    document: dict[str, Any] = {"id": stream_id, "created": created, "model": model.name}
+    outputs = outputs_of(model.signature, generated.outputs or {})
+    if generated.text is not None:
+        logprobs = {"tokens": outputs["text"], "token_logprobs": outputs["logprobs"]}
+        choice = {"index": 0, "text": generated.text, "logprobs": logprobs, "finish_reason": generated.finish}
+        document |= {"object": "text_completion", "choices": [choice], "tokens": outputs["tokens"]}
+        document["seed"] = generated.seed
+    else:
+        document |= {"object": "forecast", "outputs": outputs, "finish_reason": generated.finish}
+    document["position"] = generated.position
+    if generated.expires_at is not None:
+        document["expires_at"] = timestamp(generated.expires_at)
+    return b"data: " + dumps(document) + b"\n\n"

@@ -1,0 +1,75 @@
+"""Routes about the models, and predictions without a session."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from service.api.asgi import watching
+from service.api.decoding import decode_chunk
+from service.api.encoding import dumps, outputs_of
+from service.api.schemas import ModelDetail, ModelList, Predict, PredictAnswer
+from service.api.steps import view_of
+from service.engine.runtime import Chunk
+from service.errors import InvalidInput
+from service.models import Model
+from service.sessions.sessions import Sessions
+
+
+def router(sessions: Sessions) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/v1/models", tags=["models"])
+
+    @routes.get("", response_model=ModelList)
+    async def list_models() -> dict[str, Any]:
+        """List the loaded models, every version of each."""
+        return {"models": [_info(model) for model in sessions.models.all]}
+
+    @routes.get("/{model}", response_model=ModelDetail)
+    async def get_model(model: str, version: str | None = None) -> dict[str, Any]:
+        """Show a model's highest version, or another: its inputs, outputs, and how it was made."""
+        found = sessions.models.find(model, version)
+        versions = [m.version for m in sessions.models.all if m.name == model]
+        return _info(found) | {"versions": versions, "made": found.signature.made}
+
+    @routes.post("/{model}/predict", response_model=PredictAnswer)
+    async def predict(model: str, body: Predict, request: Request) -> Response:
+        """Run whole sequences, of any lengths, from the initial state; nothing is kept."""
+        found = sessions.models.find(model, body.version)
+        chunks = _sequences(found, body)
+        view = view_of(found.signature, body.returned, body.top_k)
+        with watching(request.receive):
+            shown = await sessions.predict(found, chunks, view)
+        outputs = [outputs_of(found.signature, s) for s in shown]
+        answer = {"model": found.name, "version": found.version, "outputs": outputs}
+        return Response(dumps(answer), media_type="application/json")
+
+    return routes
+
+
+def _sequences(model: Model, body: Predict) -> list[Chunk]:
+    if body.text is not None and body.inputs is not None:
+        raise InvalidInput("send either text or inputs, not both", field="text")
+    if body.text is not None:
+        return [decode_chunk(model.signature, None, t, f"inputs[{i}]") for i, t in enumerate(body.text)]
+    if body.inputs is None:
+        raise InvalidInput("inputs missing: expected a list of sequences", field="inputs")
+    return [decode_chunk(model.signature, value, None, f"inputs[{i}]") for i, value in enumerate(body.inputs)]
+
+
+def _info(model: Model) -> dict[str, Any]:
+    signature, engine = model.signature, model.engine
+    return {
+        "name": model.name,
+        "version": model.version,
+        "fingerprint": model.fingerprint,
+        "task": signature.task,
+        "cell": signature.cell,
+        "inputs": [i.model_dump() for i in signature.inputs],
+        "outputs": [o.model_dump() for o in signature.outputs],
+        "features": list(signature.features) if signature.features is not None else None,
+        "vocabulary": list(signature.vocabulary) if signature.vocabulary is not None else None,
+        "state_bytes": engine.layout.row_bytes,
+        "provider": engine.provider,
+        "bit_exact": engine.bit_exact,
+        "min_rows": engine.min_rows,
+    }

@@ -1,0 +1,59 @@
+"""Routes that make, show, reset and end sessions."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from service.api.encoding import dumps, record_document, session_document
+from service.api.schemas import CreateSession, Session, SessionPage
+from service.api.steps import ANYONE
+from service.sessions.sessions import Sessions
+from service.state import Record
+
+MAX_PAGE = 1000
+
+
+def router(sessions: Sessions) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/v1/sessions", tags=["sessions"])
+
+    def answer(record: Record, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+        model = sessions.models.of(record)
+        body = dumps(record_document(record, model.signature if model is not None else None))
+        return Response(body, status, headers, "application/json")
+
+    @routes.post("", status_code=201, response_model=Session)
+    async def create_session(request: CreateSession) -> Response:
+        """Begin a session at position 0, with the model's highest version unless told."""
+        record = await sessions.create(request.model, request.version, request.ttl, ANYONE)
+        return answer(record, 201, {"location": f"/v1/sessions/{record.identity.id}"})
+
+    @routes.get("", response_model=SessionPage)
+    async def list_sessions(
+        model: str | None = None,
+        cursor: Annotated[str, Query(max_length=64, description="from the page before")] = "",
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+    ) -> dict[str, Any]:
+        """List sessions, in the order of their ids."""
+        listed = await sessions.page(ANYONE, model, cursor, limit)
+        return {
+            "sessions": [session_document(s.identity, s.position, s.expires_at) for s in listed],
+            "cursor": listed[-1].identity.id if len(listed) == limit else None,
+        }
+
+    @routes.get("/{id}", response_model=Session)
+    async def get_session(id: str) -> Response:
+        """Show a session, with the steps of its last request."""
+        return answer(await sessions.get(id, ANYONE))
+
+    @routes.delete("/{id}", status_code=204)
+    async def delete_session(id: str) -> None:
+        """End a session."""
+        await sessions.delete(id, ANYONE)
+
+    @routes.post("/{id}/reset", response_model=Session)
+    async def reset_session(id: str, request: Request) -> Response:
+        """Go back to the model's initial state and position 0."""
+        return answer(await sessions.reset(id, ANYONE))
+
+    return routes

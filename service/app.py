@@ -1,0 +1,118 @@
+"""The composition root: the one place that knows all concrete classes. Build, warm up, drain, close."""
+
+import logging
+import platform
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import onnxruntime
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from service.api import generation, health, models, sessions, steps
+from service.api.asgi import App, ClientDisconnected
+from service.api.edge import Edge
+from service.api.problems import invalid, problem, reason
+from service.clock import Clock, SystemClock
+from service.engine.repository import load_repository
+from service.errors import InvalidInput, ServiceError, UnknownPath, WrongMethod
+from service.metrics import Metrics
+from service.models import Model, Models
+from service.sessions.sessions import Sessions
+from service.settings import Settings
+from service.stores.base import Store
+from service.stores.memory import MemoryStore
+from service.stores.sqlite import SqliteStore
+
+log = logging.getLogger(__name__)
+
+VERSION = version("lstm-serve")
+_ANY_ERROR = 500
+_NOT_FOUND, _WRONG_METHOD = 404, 405
+
+
+def open_store(settings: Settings) -> Store:
+    """The store that the settings name; StoreUnavailable when it cannot be opened."""
+    if settings.durability == "memory":
+        return MemoryStore()
+    path = Path(settings.store.removeprefix("sqlite:"))
+    return SqliteStore(path, fsync=settings.durability == "fsync")
+
+
+def build(settings: Settings, store: Store | None = None, clock: Clock | None = None) -> App:
+    """The whole service as an ASGI app; tests pass their own store and clock through the same door.
+
+    Raises:
+        ArtifactError: nothing in the model repository can be served.
+        SettingsError: the execution provider cannot be had.
+        StoreUnavailable: the store cannot be opened.
+    """
+    clock = clock or SystemClock()
+    metrics = Metrics()
+    loaded, problems = load_repository(settings.model_repository, settings)
+    store = store or open_store(settings)
+    served = Models([Model(m, settings, store, clock, metrics) for m in loaded])
+    _tell_versions(metrics, served)
+    brain = Sessions(served, store, settings, clock, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        brain.start()
+        yield
+        await brain.close()
+
+    app = FastAPI(
+        title="lstm-serve",
+        version=VERSION,
+        description="Recurrent models in conversation: durable, exactly-once sessions that carry the state.",
+        lifespan=lifespan,
+    )
+    endpoint = steps.StepsEndpoint(brain, metrics, settings.max_body_bytes)
+    for router in (
+        steps.router(endpoint),
+        sessions.router(brain),
+        generation.router(brain),
+        models.router(brain),
+        health.router(brain, metrics, problems),
+    ):
+        app.include_router(router)
+    _answer_errors(app, metrics)
+    return Edge(app, endpoint, metrics, settings.max_body_bytes)
+
+
+def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
+    """Every error leaves as a problem document."""
+
+    async def answered(_: Request, error: Exception) -> Response:
+        if isinstance(error, ClientDisconnected):
+            return Response()  # nobody reads it
+        error = _ours(error)
+        metrics.rejected.labels(reason(error)).inc()
+        status, body, headers = problem(error)
+        return Response(body, status, {k.decode(): v.decode() for k, v in headers})
+
+    for kind in (ServiceError, RequestValidationError, HTTPException, ClientDisconnected, Exception):
+        app.add_exception_handler(kind, answered)
+
+
+def _ours(error: Exception) -> Exception:
+    """What FastAPI and Starlette raise, in our terms."""
+    if isinstance(error, RequestValidationError):
+        return invalid(error.errors())
+    if isinstance(error, HTTPException) and error.status_code < _ANY_ERROR:
+        named = {_NOT_FOUND: UnknownPath, _WRONG_METHOD: WrongMethod}.get(error.status_code, InvalidInput)
+        return named(str(error.detail))
+    return error
+
+
+def _tell_versions(metrics: Metrics, served: Models) -> None:
+    versions = {"version": VERSION, "onnxruntime": onnxruntime.__version__, "python": platform.python_version()}
+    metrics.build.info(versions)
+    for m in served.all:
+        e = m.engine
+        metrics.models.labels(
+            m.name, m.version, m.fingerprint, m.signature.task, e.provider, e.min_rows, e.bit_exact
+        ).set(1)

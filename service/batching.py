@@ -1,0 +1,251 @@
+"""When: a bounded queue, the forming of ticks, and delivery.
+
+Owns the order in which work runs and the loop that runs it. Knows no arrays, no HTTP and no stores: what a tick does
+is ``run_batch``, which it was given, and which runs in a thread of its own while the next tick gathers.
+
+    submit -> queue -> claim -> [run_batch, in the thread] -> deliver
+       \\                 \\              \\
+        Overloaded        dropped        the exception goes to the works of its own tick; the loop goes on
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, Protocol, TypeVar
+
+from service.clock import Clock
+from service.errors import DeadlineExceeded, Overloaded, ServiceError, ShuttingDown
+
+log = logging.getLogger(__name__)
+
+
+class Work(Protocol):
+    """Something that waits for a tick. Its methods are called on the event loop's thread and do not block."""
+
+    @property
+    def since(self) -> float:
+        """When it began to wait, on the clock's monotonic time."""
+        ...
+
+    def claim(self) -> int:
+        """Its size in steps, asked while a tick is formed; 0 when nobody wants it any more: it is dropped."""
+        ...
+
+    def start(self) -> None:
+        """It is in the tick that runs next; nothing can drop it from here on."""
+        ...
+
+    def deliver(self, outcome: Any) -> None:  # noqa: ANN401 - whatever run_batch answered for it
+        """Its own outcome, after the tick has been committed, or the exception that its whole tick ended with."""
+        ...
+
+
+W = TypeVar("W", bound=Work)
+P = TypeVar("P")
+
+
+class Observer(Protocol):
+    """What the batcher reports; every call comes before the works are delivered."""
+
+    def waited(self, seconds: float) -> None:
+        """A work that runs now has waited so long."""
+        ...
+
+    def tick_failed(self, works: int) -> None:
+        """A tick came to nothing."""
+        ...
+
+    def dropped(self) -> None:
+        """A work was dropped before it ran."""
+        ...
+
+    def loop_ended(self) -> None:
+        """The loop ended though it was not told to: nothing will be served from this queue again."""
+        ...
+
+
+class Call(Generic[P]):
+    """The plain kind of work: one item, and a future for the one who waits for its outcome."""
+
+    __slots__ = ("_clock", "_deadline", "future", "item", "since", "size")
+
+    def __init__(self, item: P, size: int, clock: Clock, deadline: float) -> None:
+        """``deadline``, on the clock's monotonic time: when the item is dropped if it has not run."""
+        self.item = item
+        self.size = size
+        self.since = clock.monotonic()
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._clock = clock
+        self._deadline = deadline
+
+    def claim(self) -> int:
+        """See ``Work``."""
+        if self._clock.monotonic() > self._deadline:
+            resolve(self.future, DeadlineExceeded("the request waited too long and was dropped before it ran"))
+        return 0 if self.future.done() else self.size
+
+    def start(self) -> None:
+        """See ``Work``."""
+
+    def deliver(self, outcome: object) -> None:
+        """See ``Work``."""
+        resolve(self.future, outcome)
+
+
+class Batcher(Generic[W]):
+    """Runs waiting works in ticks, oldest first, works of like size together.
+
+    Mutable state, touched on the event loop's thread only: ``_queue`` (works that wait), ``_running`` (works of the
+    tick that runs), ``_closing``.
+    """
+
+    def __init__(
+        self,
+        run_batch: Callable[[Sequence[W]], Sequence[object]],
+        *,
+        name: str,
+        max_batch: int,
+        capacity: int,
+        like: Callable[[int], int],
+        clock: Clock,
+        observer: Observer,
+    ) -> None:
+        """``like`` maps a size to its class: only works of one class share a tick."""
+        self._run_batch = run_batch
+        self._max_batch = max_batch
+        self._capacity = capacity
+        self._like = like
+        self._clock = clock
+        self._observer = observer
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._queue: deque[W] = deque()
+        self._running: Sequence[W] = ()
+        self._closing = False
+        self._wake = asyncio.Event()
+        self._loop_task: asyncio.Task[None] | None = None
+        self.alive = False
+
+    def start(self) -> None:
+        """Start the loop, in the running event loop."""
+        self.alive = True
+        self._loop_task = asyncio.create_task(self._serve())
+        self._loop_task.add_done_callback(self._ended)
+
+    @property
+    def waiting(self) -> int:
+        """Works in the queue."""
+        return len(self._queue)
+
+    def submit(self, work: W, *, admitted: bool = False) -> None:
+        """Queue a work; ``admitted`` for the next part of something that was accepted before.
+
+        Raises:
+            Overloaded: the queue is full.
+            ShuttingDown: the loop is closed or has ended.
+        """
+        if not self.alive or (self._closing and not admitted):
+            raise ShuttingDown("the service is shutting down")
+        if len(self._queue) >= self._capacity and not admitted:
+            raise Overloaded("too many requests are waiting for this model", retry_after_s=1)
+        self._queue.append(work)
+        self._wake.set()
+
+    async def close(self, within_s: float) -> None:
+        """Take no new work, finish what was accepted within the limit, then end the loop; the rest fails by name."""
+        self._closing = True
+        self._wake.set()
+        if self._loop_task is not None:
+            await asyncio.wait([self._loop_task], timeout=within_s)
+            self._loop_task.cancel()
+            await asyncio.wait([self._loop_task])
+        self._thread.shutdown(wait=True)
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._queue:
+                if self._closing:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+            # One turn of the event loop: what its sockets hold already joins this tick.
+            await asyncio.sleep(0)
+            tick = self._form()
+            if not tick:
+                continue
+            self._running = tick
+            try:
+                outcomes = await loop.run_in_executor(self._thread, self._run_batch, tick)
+            except Exception as error:  # noqa: BLE001 - whatever a tick raises goes to its own works; the loop goes on
+                outcomes = self._failed(tick, error)
+            self._running = ()
+            self._deliver(tick, outcomes)
+
+    def _form(self) -> list[W]:
+        """Take the works of the next tick out of the queue: the oldest, and others of like size behind it."""
+        tick: list[W] = []
+        later: list[W] = []
+        size_class: int | None = None
+        now = self._clock.monotonic()
+        while self._queue and len(tick) < self._max_batch:
+            work = self._queue.popleft()
+            size = work.claim()
+            if size == 0:
+                self._observer.dropped()
+            elif size_class is None or self._like(size) == size_class:
+                size_class = self._like(size)
+                self._observer.waited(now - work.since)
+                work.start()
+                tick.append(work)
+            else:
+                later.append(work)
+        self._queue.extendleft(reversed(later))
+        return tick
+
+    def _deliver(self, tick: Sequence[W], outcomes: Sequence[object]) -> None:
+        for work, outcome in zip(tick, outcomes, strict=True):
+            try:
+                work.deliver(outcome)
+            except Exception:
+                log.exception("a delivery failed")  # it must not take the others' answers with it
+
+    def _failed(self, tick: Sequence[W], error: Exception) -> Sequence[object]:
+        if not isinstance(error, ServiceError):
+            log.error("a tick failed", exc_info=error)
+        self._observer.tick_failed(len(tick))
+        return [error] * len(tick)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """The loop is over: by ``close``, or by a fault, which turns readiness off and leaves nobody waiting."""
+        self.alive = False
+        left = [*self._running, *self._queue]
+        self._running = ()
+        self._queue.clear()
+        if not self._closing:
+            error = None if task.cancelled() else task.exception()
+            log.critical("the loop of a batcher ended", exc_info=error)
+            self._observer.loop_ended()
+        self._deliver(left, [ShuttingDown("the service is shutting down")] * len(left))
+
+
+def like_length(size: int) -> int:
+    """Size classes that keep padding below a fifth: sizes are rounded up to three significant bits."""
+    shift = max(0, size.bit_length() - 3)
+    return -(-size >> shift) << shift
+
+
+def same_length(size: int) -> int:
+    """Size classes of an artifact without ``lengths``: equal sizes only."""
+    return size
+
+
+def resolve(future: "asyncio.Future[Any]", result: object) -> None:
+    """The one way a waiting caller gets its result: a finished future (its caller has gone) is left alone."""
+    if future.done():
+        return
+    if isinstance(result, BaseException):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

@@ -1,0 +1,90 @@
+"""Find out, by running, from how many rows on a model answers bit for bit the same.
+
+A matrix product may add up in another order for 1 row than for 4, and the last bits differ. Sessions promise that an
+answer depends neither on who else is in the batch nor on how the input was cut, so the smallest batch that keeps this
+promise is looked for when a model is loaded, with this build of ONNX Runtime on this processor.
+"""
+
+import itertools
+
+import numpy as np
+
+from service.artifact import Signature, TensorSpec
+from service.engine.runtime import Chunk, Engine
+
+_CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 32)
+_STEPS = 7
+
+
+def probe(engine: Engine) -> None:
+    """Set ``engine.min_rows`` and ``engine.bit_exact`` to what holds for this model here."""
+    random = np.random.default_rng(0)
+    steps = _STEPS if engine.signature.has_time_axis else 1
+    count = max(_CANDIDATES) + 1
+    chunks = [random_chunk(engine.signature, steps, random) for _ in range(count)]
+    rows = engine.run([engine.initial_row] * count, chunks).rows  # a state that is not all zeros
+    engine.min_rows, reference = 1, _whole(engine, rows, chunks)
+    for candidate in _CANDIDATES:
+        engine.min_rows = candidate
+        if _holds(engine, rows, chunks, reference, candidate):
+            engine.bit_exact = True
+            return
+    engine.min_rows, engine.bit_exact = 1, False
+
+
+def random_chunk(signature: Signature, steps: int, random: np.random.Generator) -> Chunk:
+    """A chunk [steps, *step shape] of each input that the model accepts."""
+    return tuple(_random_input(signature, spec, steps, random) for spec in signature.inputs)
+
+
+def _random_input(signature: Signature, spec: TensorSpec, steps: int, random: np.random.Generator) -> np.ndarray:
+    shape = (steps, *spec.step_shape)
+    if signature.vocabulary is not None and spec is signature.inputs[0]:
+        return random.integers(0, len(signature.vocabulary), shape).astype(spec.dtype)
+    if spec.dtype.startswith("float"):
+        return random.standard_normal(shape).astype(spec.dtype)
+    return random.integers(0, 2, shape).astype(spec.dtype)
+
+
+_Result = list[tuple[bytes, ...]]  # for each row: its outputs and its new row, as bytes
+
+
+def _whole(engine: Engine, rows: list[bytes], chunks: list[Chunk]) -> _Result:
+    done = engine.run(rows, chunks)
+    return [(*(o[i].tobytes() for o in done.outputs.values()), done.rows[i]) for i in range(len(rows))]
+
+
+def _cut(engine: Engine, rows: list[bytes], chunks: list[Chunk], sizes: list[int]) -> _Result:
+    outputs: list[list[np.ndarray]] = []
+    for start, end in itertools.pairwise([0, *itertools.accumulate(sizes)]):
+        done = engine.run(rows, [tuple(a[start:end] for a in chunk) for chunk in chunks])
+        rows = done.rows
+        outputs.append(list(done.outputs.values()))
+    joined = [np.concatenate(parts, axis=1) for parts in zip(*outputs, strict=True)]
+    return [(*(o[i].tobytes() for o in joined), row) for i, row in enumerate(rows)]
+
+
+def _holds(engine: Engine, rows: list[bytes], chunks: list[Chunk], reference: _Result, candidate: int) -> bool:
+    """Whether batches of many sizes, whole and cut, all equal the reference."""
+    steps = len(chunks[0][0])
+    cuts = [[1] * steps, [2, steps - 2]] if steps > 2 else []
+    for size in sorted({1, 2, candidate, candidate + 1, 2 * candidate + 1, 5, 17, len(rows)}):
+        some = slice(len(rows) - size, None) if size <= len(rows) else slice(None)  # not always the same neighbours
+        if _whole(engine, rows[some], chunks[some]) != reference[some]:
+            return False
+        if any(_cut(engine, rows[some], chunks[some], sizes) != reference[some] for sizes in cuts):
+            return False
+    return _ragged_holds(engine, rows, chunks, reference)
+
+
+def _ragged_holds(engine: Engine, rows: list[bytes], chunks: list[Chunk], reference: _Result) -> bool:
+    """Whether a row's outputs are the same beside longer rows."""
+    if not engine.ragged:
+        return True
+    steps = len(chunks[0][0])
+    lengths = [1 + i % steps for i in range(len(rows))]
+    done = engine.run(rows, [tuple(a[:n] for a in chunk) for chunk, n in zip(chunks, lengths, strict=True)])
+    return all(
+        want[0].startswith(output[:n].tobytes())
+        for output, n, want in zip(next(iter(done.outputs.values())), lengths, reference, strict=True)
+    )

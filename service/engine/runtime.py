@@ -1,0 +1,187 @@
+"""The engine: one artifact in ONNX Runtime, running a batch of rows.
+
+Owns the way from rows and chunks to the graph's tensors and back. Knows nothing of sessions, queues or stores.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
+
+from service.artifact import SIGNATURE_KEY, Signature, TensorSpec, parse_signature
+from service.engine.providers import open_session, running_provider
+from service.errors import ArtifactError
+from service.settings import Settings
+from service.state import RowLayout, Tensors
+
+# One row's chunk: an array [steps, *step shape] for each input of the signature, in its order.
+Chunk = tuple[np.ndarray, ...]
+
+_ORT_TYPES = {
+    "tensor(float16)": "float16",
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a batch came to: each output as [rows, longest, *step shape], and the new rows.
+
+    Steps beyond a row's own length hold nothing of meaning. ``finite`` tells for each row whether its outputs and
+    its new state are free of NaN and infinity; ``padding`` counts the cells (row x step) that were computed in vain.
+    """
+
+    outputs: Tensors
+    rows: list[bytes]
+    finite: list[bool]
+    padding: int
+
+
+class Engine:
+    """One loaded artifact. ``run`` is called from one thread at a time."""
+
+    def __init__(self, session: ort.InferenceSession, signature: Signature, fingerprint: str) -> None:
+        self.signature = signature
+        self.fingerprint = fingerprint
+        self.provider = running_provider(session)
+        self.layout = RowLayout([(s.input, s.dtype, s.row_shape, s.batch_axis) for s in signature.states])
+        self.initial_row = self.layout.pack_one(
+            {s.input: s.initial.array() if s.initial else np.zeros(s.row_shape, s.dtype) for s in signature.states}
+        )
+        self.min_rows = 1  # what the probe found; see service/engine/probe.py
+        self.bit_exact = True
+        self._session = session
+        self._constants = {name: tensor.array() for name, tensor in signature.constants.items()}
+        self._outputs = [o.name for o in signature.outputs]
+        self._fetch = self._outputs + [s.output for s in signature.states]
+
+    @property
+    def ragged(self) -> bool:
+        """Whether rows of different lengths can share a call."""
+        return self.signature.lengths is not None
+
+    def run(self, rows: Sequence[bytes], chunks: Sequence[Chunk]) -> Run:
+        """Run each chunk (of one step or more) from its row.
+
+        Batches below ``min_rows`` are filled up with copies of the last row, so that a row's bits do not depend on
+        how many others there are.
+        """
+        count, lengths = len(rows), [len(chunk[0]) for chunk in chunks]
+        fill = max(0, self.min_rows - count)
+        if fill:
+            rows, chunks = [*rows, *[rows[-1]] * fill], [*chunks, *[chunks[-1]] * fill]
+        longest = max(lengths)
+        feed = self.layout.gather(rows)
+        feed.update(self._constants)
+        for i, spec in enumerate(self.signature.inputs):
+            feed[spec.name] = _batched(spec, [chunk[i] for chunk in chunks], longest)
+        if self.signature.lengths is not None:
+            feed[self.signature.lengths] = np.array(lengths + lengths[-1:] * fill, np.int32)  # [rows]
+        fetched = dict(zip(self._fetch, self._session.run(self._fetch, feed), strict=True))
+        states = {s.input: fetched[s.output] for s in self.signature.states}
+        outputs = {o.name: _by_row(o, fetched[o.name])[:count] for o in self.signature.outputs}
+        return Run(
+            outputs=outputs,
+            rows=self.layout.scatter(states, count),
+            finite=_finite(outputs, lengths, states, self.signature),
+            padding=(count + fill) * longest - sum(lengths),
+        )
+
+
+def load_engine(path: Path, settings: Settings) -> Engine:
+    """The engine of an artifact file; ArtifactError says in one sentence why a file cannot be served."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        session = open_session(content, settings)
+    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, RuntimeError) as error:
+        raise ArtifactError(f"{path} is not an ONNX model that ONNX Runtime can load: {_first_line(error)}") from error
+    document = session.get_modelmeta().custom_metadata_map.get(SIGNATURE_KEY)
+    if document is None:
+        raise ArtifactError(f"{path} carries no {SIGNATURE_KEY}: it was not exported or adopted by lstm-serve")
+    try:
+        signature = parse_signature(document)
+        _check_graph(session, signature)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error.detail}") from error
+    return Engine(session, signature, hashlib.sha256(content).hexdigest())
+
+
+def _batched(spec: TensorSpec, rows: list[np.ndarray], longest: int) -> np.ndarray:
+    """Rows [steps, *step] as one tensor with the graph's axes; shorter rows are filled up with zeros."""
+    if all(len(row) == longest for row in rows):
+        batch = np.concatenate(rows).reshape(len(rows), longest, *spec.step_shape)
+    else:
+        batch = np.zeros((len(rows), longest, *spec.step_shape), spec.dtype)
+        for filled, row in zip(batch, rows, strict=True):
+            filled[: len(row)] = row
+    if spec.time_axis is None:
+        return np.moveaxis(batch[:, 0], 0, spec.batch_axis)
+    return np.moveaxis(batch, (0, 1), (spec.batch_axis, spec.time_axis))
+
+
+def _by_row(spec: TensorSpec, tensor: np.ndarray) -> np.ndarray:
+    """The inverse of ``_batched``: [rows, steps, *step]."""
+    if spec.time_axis is None:
+        return np.moveaxis(tensor, spec.batch_axis, 0)[:, None]
+    return np.moveaxis(tensor, (spec.batch_axis, spec.time_axis), (0, 1))
+
+
+def _finite(outputs: Tensors, lengths: list[int], states: Tensors, signature: Signature) -> list[bool]:
+    """For each row, whether what it answers and what it would keep are numbers."""
+    count = len(lengths)
+    tensors = [np.moveaxis(states[s.input], s.batch_axis, 0)[:count] for s in signature.states] + list(outputs.values())
+    if all(np.isfinite(t).all() for t in tensors):  # the ordinary case, decided at once
+        return [True] * count
+    good = np.ones(count, bool)
+    for tensor in tensors[: len(signature.states)]:
+        good &= np.isfinite(tensor).reshape(count, -1).all(axis=1)
+    for tensor in outputs.values():
+        good &= [bool(np.isfinite(row[:steps]).all()) for row, steps in zip(tensor, lengths, strict=True)]
+    return good.tolist()
+
+
+def _check_graph(session: ort.InferenceSession, signature: Signature) -> None:
+    """Hold the signature against the graph's own inputs and outputs."""
+    inputs = {i.name: i for i in session.get_inputs()}
+    outputs = {o.name: o for o in session.get_outputs()}
+    for tensor in signature.inputs:
+        _check_tensor(inputs, tensor.name, tensor.dtype, tensor.shape, "input")
+    for tensor in signature.outputs:
+        _check_tensor(outputs, tensor.name, tensor.dtype, tensor.shape, "output")
+    for state in signature.states:
+        _check_tensor(inputs, state.input, state.dtype, state.shape, "input")
+        _check_tensor(outputs, state.output, state.dtype, state.shape, "output")
+    named = {t.name for t in signature.inputs} | {s.input for s in signature.states} | set(signature.constants)
+    missing = set(inputs) - named - {signature.lengths}
+    if missing:
+        raise ArtifactError(f"the graph has an input {sorted(missing)[0]!r} that the signature does not name")
+
+
+def _check_tensor(
+    nodes: Mapping[str, ort.NodeArg], name: str, dtype: str, shape: tuple[int | None, ...], kind: str
+) -> None:
+    if name not in nodes:
+        raise ArtifactError(f"the signature names an {kind} {name!r} that the graph does not have")
+    node = nodes[name]
+    if _ORT_TYPES.get(node.type) != dtype:
+        raise ArtifactError(f"{kind} {name!r} is {node.type} in the graph and {dtype} in the signature")
+    if len(node.shape) != len(shape):
+        raise ArtifactError(f"{kind} {name!r} has {len(node.shape)} axes in the graph, {len(shape)} in the signature")
+    for axis, (have, said) in enumerate(zip(node.shape, shape, strict=True)):
+        if isinstance(have, int) and have != said:
+            raise ArtifactError(f"axis {axis} of {kind} {name!r} is {have} in the graph and {said} in the signature")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

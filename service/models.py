@@ -1,0 +1,109 @@
+"""The models that are served: for each an engine, its stepper and its batcher, found by name or by fingerprint."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from service.batching import Batcher, Call, Work, like_length, same_length
+from service.clock import Clock
+from service.engine.repository import LoadedModel
+from service.errors import UnknownModel, UnsupportedTask
+from service.metrics import Metrics
+from service.settings import Settings
+from service.state import Record
+from service.step import Item, Stepped, Stepper
+from service.stores.base import Store
+
+
+class ItemWork(Work, Protocol):
+    """A work whose tick runs ``item``."""
+
+    @property
+    def item(self) -> Item:
+        """The row, asked for once the work has started."""
+        ...
+
+
+class Model:
+    """One version of one model, ready to run."""
+
+    def __init__(self, loaded: LoadedModel, settings: Settings, store: Store, clock: Clock, metrics: Metrics) -> None:
+        self.name, self.version = loaded.name, loaded.version
+        self.engine = engine = loaded.engine
+        self.signature = engine.signature
+        self.fingerprint = engine.fingerprint
+        self._clock = clock
+        self.metrics = metrics.of_model(self.name)
+        exact = engine.bit_exact or settings.allow_inexact
+        # Cutting and folding change nothing that a client can see only where answers are bit-exact.
+        self.segment_steps = settings.segment_steps if exact else settings.max_steps
+        if not engine.signature.has_time_axis:
+            self.segment_steps = 1
+        self.folds = exact and self.segment_steps > 1
+        self._stepper = Stepper(engine, store, clock, self.metrics, keep_answer_bytes=settings.keep_answer_bytes)
+        self.batcher: Batcher[ItemWork] = Batcher(
+            self._run_batch,
+            name=f"tick-{self.name}-{self.version}",
+            max_batch=settings.max_batch,
+            capacity=settings.max_queue,
+            like=like_length if engine.ragged else same_length,
+            clock=clock,
+            observer=self.metrics,
+        )
+        self.metrics.waiting.set_function(lambda: self.batcher.waiting)
+
+    def _run_batch(self, works: Sequence[ItemWork]) -> Sequence[object]:
+        return self._stepper.run([work.item for work in works])
+
+    def check_generates(self) -> None:
+        """UnsupportedTask unless the model's output can be fed back to it."""
+        if self.signature.task == "generic" or len(self.signature.inputs) > 1:
+            raise UnsupportedTask(
+                f"model {self.name!r} cannot generate: it is neither a language nor a forecast model with one input"
+            )
+
+    async def run(self, item: Item, steps: int, deadline: float, *, admitted: bool) -> Stepped:
+        """Run one item through the batcher; what its row or its tick failed with is raised."""
+        work = Call(item, steps, self._clock, deadline)
+        self.batcher.submit(work, admitted=admitted)
+        stepped: Stepped = await work.future
+        return stepped
+
+
+class Models:
+    """All loaded models."""
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        self.all = tuple(models)
+        self._by_fingerprint = {m.fingerprint: m for m in models}
+
+    def find(self, name: str, version: str | None = None) -> Model:
+        """The named version of a model, or its highest; UnknownModel when there is none."""
+        versions = [m for m in self.all if m.name == name]
+        if not versions:
+            raise UnknownModel(f"there is no model {name!r}", field="model")
+        if version is None:
+            return max(versions, key=lambda m: int(m.version))
+        for model in versions:
+            if model.version == version:
+                return model
+        have = ", ".join(m.version for m in versions)
+        raise UnknownModel(f"model {name!r} has no version {version!r} (there is {have})", field="version")
+
+    def of(self, record: Record) -> Model | None:
+        """The model that a session is pinned to, if it is loaded."""
+        return self._by_fingerprint.get(record.identity.fingerprint)
+
+    @property
+    def alive(self) -> bool:
+        """Whether every model's batcher runs."""
+        return all(m.batcher.alive for m in self.all)
+
+    def start(self) -> None:
+        """Start the batchers, in the running event loop."""
+        for model in self.all:
+            model.batcher.start()
+
+    async def close(self, within_s: float) -> None:
+        """Finish what was accepted and end the batchers."""
+        for model in self.all:
+            await model.batcher.close(within_s)

@@ -1,0 +1,195 @@
+"""The arena: the live sessions, and the way of the others out of the store.
+
+Losing a session from here loses nothing: its record is committed. Only sessions that nobody waits for are let go.
+"""
+
+from collections.abc import Callable, Sequence
+
+from service.batching import Batcher, Call
+from service.clock import Clock
+from service.errors import (
+    ModelNotLoaded,
+    ServiceError,
+    SessionEnded,
+    UndecodableState,
+    UnknownSession,
+)
+from service.models import Model, Models
+from service.sessions.live import Live
+from service.settings import Settings
+from service.state import Record
+from service.stores.base import Ended, Store
+
+LOAD_BATCH = 256
+
+
+class _Silent:
+    """Loads are not ticks of a model: their batcher reports nothing but a fault."""
+
+    def __init__(self, loop_ended: Callable[[], None]) -> None:
+        self.loop_ended = loop_ended
+
+    def waited(self, seconds: float) -> None: ...
+
+    def tick_failed(self, works: int) -> None: ...
+
+    def dropped(self) -> None: ...
+
+
+class Arena:
+    """Live sessions by id, the least recently used first.
+
+    Mutable state, touched on the event loop's thread only: ``_live``.
+    """
+
+    def __init__(
+        self, models: Models, store: Store, settings: Settings, clock: Clock, loop_ended: Callable[[], None]
+    ) -> None:
+        self._models = models
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._live: dict[str, Live] = {}
+        self._reloads: set[Call[str]] = set()
+        self._loads: Batcher[Call[str]] = Batcher(
+            self._load_batch,
+            name="load",
+            max_batch=LOAD_BATCH,
+            capacity=settings.max_queue,
+            like=lambda size: size,
+            clock=clock,
+            observer=_Silent(loop_ended),
+        )
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def start(self) -> None:
+        """Start loading, in the running event loop."""
+        self._loads.start()
+
+    async def close(self, within_s: float) -> None:
+        """End loading."""
+        await self._loads.close(within_s)
+
+    @property
+    def alive(self) -> bool:
+        """Whether sessions can be loaded."""
+        return self._loads.alive
+
+    async def get(self, id: str, owner: str) -> Live:
+        """The live session of this id, loaded if it rests.
+
+        Raises:
+            UnknownSession, SessionEnded, ModelNotLoaded, UndecodableState, StoreUnavailable.
+        """
+        live = self._live.pop(id, None)
+        if live is None:
+            record = await self.record(id, owner)
+            live = self._live.pop(id, None) or self._made_live(record)
+        self._live[id] = live  # the most recently used are last
+        if live.record.identity.owner != owner:
+            raise unknown(id)
+        if live.record.expires_at <= self._clock.now() and not live.busy:
+            raise expired(id)
+        if len(self._live) > self._settings.max_live:
+            self._let_go()
+        return live
+
+    async def record(self, id: str, owner: str) -> Record:
+        """A session's record as committed, without making it live."""
+        live = self._live.get(id)
+        known = live.record if live is not None else await self._load(id)
+        return self._checked(id, known, owner)
+
+    def add(self, record: Record, model: Model) -> None:
+        """A session that was just created."""
+        self._live[record.identity.id] = Live(
+            record, model, self._clock, self._settings.max_session_queue, self._reload
+        )
+        if len(self._live) > self._settings.max_live:
+            self._let_go()
+
+    def drop(self, id: str, error: ServiceError) -> None:
+        """A session that has ended: whoever waits for it is told."""
+        live = self._live.pop(id, None)
+        if live is not None:
+            live.end(error)
+
+    def _checked(self, id: str, known: Record | Ended | UndecodableState | None, owner: str) -> Record:
+        if isinstance(known, UndecodableState):
+            raise known
+        if isinstance(known, Ended) and known.owner == owner:
+            raise ended(id, known)
+        if not isinstance(known, Record) or known.identity.owner != owner:
+            raise unknown(id)
+        if known.expires_at <= self._clock.now():
+            raise expired(id)
+        return known
+
+    def _made_live(self, record: Record) -> Live:
+        model = self._models.of(record)
+        i = record.identity
+        if model is None:
+            raise ModelNotLoaded(
+                f"the session belongs to {i.model} version {i.version} with fingerprint {i.fingerprint[:12]}, "
+                "which is not in the repository; its state is kept"
+            )
+        if len(record.row) != model.engine.layout.row_bytes:
+            raise UndecodableState(
+                f"the stored row has {len(record.row)} bytes, the model's rows have {model.engine.layout.row_bytes}"
+            )
+        return Live(record, model, self._clock, self._settings.max_session_queue, self._reload)
+
+    def _let_go(self) -> None:
+        for id, live in self._live.items():
+            if not live.busy:
+                del self._live[id]
+                return
+
+    async def _load(self, id: str) -> Record | Ended | UndecodableState | None:
+        call = Call(id, 1, self._clock, self._clock.monotonic() + self._settings.queue_timeout_s)
+        self._loads.submit(call)
+        found: Record | Ended | UndecodableState | None = await call.future
+        return found
+
+    def _load_batch(self, calls: Sequence[Call[str]]) -> list[Record | Ended | UndecodableState | None]:
+        found = self._store.load(list({call.item for call in calls}))
+        return [found.get(call.item) for call in calls]
+
+    def _reload(self, live: Live) -> None:
+        """Another replica has moved a session: take its record as it is now, then let the waiting go on."""
+        id = live.record.identity.id
+        call = Call(id, 1, self._clock, float("inf"))
+        call.future.add_done_callback(lambda done: self._reloaded(live, call, done.result))
+        self._reloads.add(call)
+        try:
+            self._loads.submit(call, admitted=True)
+        except ServiceError as error:
+            call.deliver(error)
+
+    def _reloaded(self, live: Live, call: Call[str], result: Callable[[], Record | Ended | None]) -> None:
+        self._reloads.discard(call)
+        id, owner = live.record.identity.id, live.record.identity.owner
+        try:
+            live.record = self._checked(id, result(), owner)
+        except ServiceError as error:
+            self.drop(id, error)
+        live.release()
+
+
+def unknown(id: str) -> UnknownSession:
+    """The error for an id that nobody knows, or that is another owner's."""
+    return UnknownSession(f"there is no session {id!r}", field="id")
+
+
+def expired(id: str) -> SessionEnded:
+    """The error for a session whose ttl ran out."""
+    return SessionEnded(f"session {id!r} expired: no step came within its ttl", field="id", reason="expired")
+
+
+def ended(id: str, how: Ended) -> SessionEnded:
+    """The error for a session that is over, with the reason."""
+    if how.reason == "expired":
+        return expired(id)
+    return SessionEnded(f"session {id!r} was {how.reason}", field="id", reason=how.reason)

@@ -1,0 +1,268 @@
+"""One live session: its committed record, and the requests that wait for it, first in, first out.
+
+It is the work that waits in the model's batcher. Exactly-once is decided when a tick is formed, against the record as
+it then is; what waits behind is folded into the same chunk as far as it fits.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from enum import Enum
+
+import numpy as np
+
+from service.batching import resolve
+from service.clock import Clock
+from service.errors import DeadlineExceeded, NotFinite, Overloaded, ServiceError, WriteConflict
+from service.models import Model
+from service.sessions.requests import Advance, Turn, Waiting, repeated
+from service.state import Answer, Record, Tensors
+from service.step import Item, Part, Stepped
+
+log = logging.getLogger(__name__)
+
+MAX_TRIES = 5  # how often a request is tried again because another replica moved the session
+
+
+class Phase(Enum):
+    """Where a live session is: nothing waits; in the batcher's queue; in a tick; taken by a turn."""
+
+    IDLE = 0
+    QUEUED = 1
+    RUNNING = 2
+    HELD = 3
+
+
+class Live:
+    """The state of one session in memory.
+
+    Mutable state, touched on the event loop's thread only: ``record`` (always as committed), ``phase``, ``_waiting``,
+    ``_taken`` (the requests of the tick that is being formed or runs), ``_alone`` (so many requests are not folded:
+    they failed together), ``delivered`` (answers delivered), ``ordinal`` (the next answer's), ``over``.
+    """
+
+    __slots__ = (
+        "_alone",
+        "_clock",
+        "_item",
+        "_max_waiting",
+        "_reload",
+        "_taken",
+        "_waiting",
+        "delivered",
+        "model",
+        "ordinal",
+        "over",
+        "phase",
+        "record",
+    )
+
+    def __init__(
+        self, record: Record, model: Model, clock: Clock, max_waiting: int, reload: Callable[["Live"], None]
+    ) -> None:
+        """``reload`` is called when a commit found that another replica has moved the session."""
+        self.record = record
+        self.model = model
+        self.phase = Phase.IDLE
+        self.over: ServiceError | None = None
+        self.delivered = 0
+        self.ordinal = 0
+        self._waiting: deque[Waiting | Turn] = deque()
+        self._taken: list[Waiting] = []
+        self._alone = 0
+        self._item: Item | None = None
+        self._clock = clock
+        self._max_waiting = max_waiting
+        self._reload = reload
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for it."""
+        return self.phase is not Phase.IDLE or bool(self._waiting)
+
+    def advance(self, request: Advance, deadline: float) -> "asyncio.Future[tuple[Answer, bool]]":
+        """Queue a chunk of at most one tick's length; the answer comes with whether it was a repeat's."""
+        self._admit()
+        now = self._clock.monotonic()
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(Waiting(request, future, deadline, self.delivered, request.steps, request.digest, now))
+        self.proceed()
+        return future
+
+    def turn(self, deadline: float) -> Turn:
+        """Queue for having the session to oneself; ``release`` gives it back."""
+        self._admit()
+        turn = Turn(asyncio.get_running_loop().create_future(), deadline, self.delivered)
+        self._waiting.append(turn)
+        self.proceed()
+        return turn
+
+    def release(self) -> None:
+        """The holder of the turn is done."""
+        self.phase = Phase.IDLE
+        self.proceed()
+
+    def committed(self, record: Record) -> None:
+        """The record as a turn has committed it."""
+        self.record = record
+        self.delivered = self.ordinal = self.ordinal + 1
+
+    def refresh(self) -> None:
+        """Another replica has moved the session: its record is loaded anew before the next one goes on."""
+        self.phase = Phase.HELD
+        self._reload(self)
+
+    def end(self, error: ServiceError) -> None:
+        """The session is over: whoever waits is told, and whoever comes."""
+        self.over = error
+        while self._waiting:
+            resolve(self._waiting.popleft().future, error)
+
+    def proceed(self) -> None:
+        """If nothing runs, let the first one that still waits go on."""
+        while self.phase is Phase.IDLE and self._waiting:
+            first = self._waiting[0]
+            if self._gone(first):
+                self._waiting.popleft()
+            elif isinstance(first, Turn):
+                self._waiting.popleft()
+                self.phase = Phase.HELD
+                resolve(first.future, None)
+            else:
+                self._queue(first)
+
+    def _admit(self) -> None:
+        if self.over is not None:
+            raise self.over
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded("too many requests are waiting for this session", retry_after_s=1)
+
+    def _queue(self, first: Waiting) -> None:
+        try:
+            self.model.batcher.submit(self, admitted=first.tries > 0)
+        except ServiceError as error:
+            self._waiting.popleft()
+            resolve(first.future, error)
+        else:
+            self.phase = Phase.QUEUED
+
+    def _gone(self, waiting: Waiting | Turn) -> bool:
+        """Whether nobody waits any more; who waited too long is told so."""
+        if self._clock.monotonic() > waiting.deadline:
+            resolve(waiting.future, DeadlineExceeded("the request waited too long and was dropped before it ran"))
+        return waiting.future.done()
+
+    # ---- as the batcher's work
+
+    @property
+    def since(self) -> float:
+        """See ``batching.Work``."""
+        return self._taken[0].since
+
+    @property
+    def item(self) -> Item:
+        """See ``models.ItemWork``."""
+        assert self._item is not None, "asked for before start()"  # noqa: S101 - an invariant, not a check of input
+        return self._item
+
+    def claim(self) -> int:
+        """Decide which of the waiting requests apply now, together; answer those that do not. See ``batching.Work``."""
+        self._taken = []
+        position, total, kept = self.record.position, 0, deque[Waiting | Turn]()
+        limit = 1 if self._alone or not self.model.folds else len(self._waiting)
+        while self._waiting:
+            waiting = self._waiting[0]
+            if self._gone(waiting):
+                self._waiting.popleft()
+                continue
+            if isinstance(waiting, Turn) or len(self._taken) >= limit:
+                break
+            if self._taken and not self._follows(waiting, position, total):
+                break
+            self._waiting.popleft()
+            if not self._taken and not self._applies(waiting):
+                continue
+            self._taken.append(waiting)
+            kept.append(waiting)
+            position, total = position + waiting.steps, total + waiting.steps
+        self._waiting.extendleft(reversed(kept))
+        if not self._taken:
+            self.phase = Phase.IDLE
+            self.proceed()
+        return total
+
+    def _follows(self, waiting: Waiting, position: int, total: int) -> bool:
+        """Whether a request can be folded behind those already taken."""
+        fits = total + waiting.steps <= self.model.segment_steps
+        return fits and waiting.request.position in (None, position)
+
+    def _applies(self, waiting: Waiting) -> bool:
+        """Whether the first request applies; if not, it gets its answer or its error here."""
+        try:
+            answer = repeated(self.record, waiting.request.position, waiting.digest)
+        except ServiceError as error:
+            resolve(waiting.future, error)
+            return False
+        if answer is not None:
+            resolve(waiting.future, (answer, True))
+            return False
+        return True
+
+    def start(self) -> None:
+        """See ``batching.Work``."""
+        self.phase = Phase.RUNNING
+        for _ in self._taken:
+            self._waiting.popleft()
+        self._item = Item(
+            row=self.record.row,
+            chunk=_folded(self._taken),
+            parts=tuple(Part(w.steps, w.request.view, w.digest, self.ordinal + i) for i, w in enumerate(self._taken)),
+            record=self.record,
+            keep_from=min(w.seen for w in self._taken),
+        )
+
+    def deliver(self, outcome: Stepped | Exception) -> None:
+        """See ``batching.Work``."""
+        taken, self._taken, self._item = self._taken, [], None
+        self._alone = max(0, self._alone - 1)
+        if isinstance(outcome, Stepped) and outcome.record is not None:
+            self._delivered(taken, outcome.shown, outcome.record)
+        elif isinstance(outcome, NotFinite) and len(taken) > 1:
+            self._again(taken)
+            self._alone = len(taken)  # one of them is to blame: each runs by itself, so that the others go through
+        elif isinstance(outcome, WriteConflict):
+            self._conflicted(taken, outcome)
+            return
+        else:
+            for waiting in taken:
+                resolve(waiting.future, outcome)
+        self.release()
+
+    def _delivered(self, taken: list[Waiting], shown: tuple[Tensors, ...], record: Record) -> None:
+        self.record = record
+        self.ordinal += len(taken)
+        for waiting, outputs, answer in zip(taken, shown, record.answers[-len(taken) :], strict=True):
+            whole = answer if answer.outputs is not None else replace(answer, outputs=outputs)  # too large to keep
+            resolve(waiting.future, (whole, False))
+        self.delivered = self.ordinal
+
+    def _again(self, taken: list[Waiting]) -> None:
+        for waiting in taken:
+            waiting.tries += 1
+        self._waiting.extendleft(reversed(taken))
+
+    def _conflicted(self, taken: list[Waiting], error: WriteConflict) -> None:
+        """Another replica moved the session: look at it anew, then decide again."""
+        self._again([w for w in taken if w.tries < MAX_TRIES])
+        for waiting in taken:
+            if waiting.tries >= MAX_TRIES:
+                resolve(waiting.future, error)
+        self.refresh()
+
+
+def _folded(taken: list[Waiting]) -> tuple[np.ndarray, ...]:
+    if len(taken) == 1:
+        return taken[0].request.chunk
+    return tuple(np.concatenate(parts) for parts in zip(*(w.request.chunk for w in taken), strict=True))

@@ -1,0 +1,103 @@
+"""What is asked of a session, in plain values, and when a request is the repeat of one that was answered."""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+
+from service.engine.runtime import Chunk
+from service.errors import AlreadyApplied, PositionConflict
+from service.sampling import Sampling
+from service.state import Answer, Record
+from service.views import View
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Consume a chunk of one or more steps. ``position``: where it applies; None: wherever the session stands."""
+
+    chunk: Chunk
+    view: View
+    position: int | None = None
+
+    @property
+    def steps(self) -> int:
+        """Steps of the chunk."""
+        return len(self.chunk[0])
+
+    @property
+    def digest(self) -> bytes:
+        """What tells a repeat from another request at the same position."""
+        digest = hashlib.blake2b(b"\1" if self.view.every else b"\0", digest_size=16, salt=b"advance")
+        digest.update(self.view.top_k.to_bytes(4, "little"))
+        for array in self.chunk:
+            digest.update(array.tobytes())
+        return digest.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Continue from the session's last output, step by step.
+
+    ``sampling`` for language models, without a seed where ``seeded`` is False (one was drawn). With ``advance`` what
+    is generated becomes part of the session; without, the session stays where it was.
+    """
+
+    max_steps: int
+    sampling: Sampling | None = None
+    seeded: bool = True
+    stop: tuple[str, ...] = ()
+    advance: bool = True
+    position: int | None = None
+
+    @property
+    def digest(self) -> bytes:
+        """What tells a repeat from another request at the same position."""
+        s = self.sampling
+        drawn = (s.temperature, s.top_k, s.top_p, s.seed if self.seeded else None) if s is not None else ()
+        told = repr((self.max_steps, drawn, self.stop)).encode()
+        return hashlib.blake2b(told, digest_size=16, salt=b"generate").digest()
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """An ``Advance`` in a session's queue, with the future of the one who waits for it.
+
+    ``seen`` counts the answers that the session had delivered when it came: those from there on may still be on
+    their way to the client, and are kept for a repeat until a request comes that was sent after they arrived.
+    """
+
+    request: Advance
+    future: "asyncio.Future[tuple[Answer, bool]]"
+    deadline: float
+    seen: int
+    steps: int
+    digest: bytes
+    since: float
+    tries: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """A place in a session's queue for work of several ticks, which has the session to itself while it runs."""
+
+    future: "asyncio.Future[None]"
+    deadline: float
+    seen: int = 0
+    since: float = field(default=0.0)
+
+
+def repeated(record: Record, position: int | None, digest: bytes) -> Answer | None:
+    """Decide exactly-once: None when the request applies to this record, the kept answer when it is a repeat.
+
+    Raises:
+        AlreadyApplied: a repeat whose answer was too large to keep.
+        PositionConflict: the session is elsewhere.
+    """
+    if position is None or position == record.position:
+        return None
+    for answer in record.answers:
+        if answer.start == position and answer.digest == digest:
+            if answer.outputs is None:
+                raise AlreadyApplied(record.position)
+            return answer
+    raise PositionConflict(record.position, position)

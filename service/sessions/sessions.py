@@ -1,0 +1,234 @@
+"""Who, and in which order: create, advance, generate, reset, end, expire.
+
+The one class that every transport talks to. Its arguments and results are plain values (arrays, numbers, frozen
+dataclasses), so that a socket could carry them. Whatever changes a session goes through its queue (``Live``); work of
+one tick is folded there, work of several ticks takes a turn (``Turns``).
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from service.clock import Clock
+from service.engine.runtime import Chunk
+from service.errors import InvalidInput, ServiceError, SessionEnded, TooLarge
+from service.metrics import Metrics
+from service.models import Model, Models
+from service.sessions.arena import Arena, ended, unknown
+from service.sessions.generation import Generated, Generation, Source
+from service.sessions.requests import Advance, Generate
+from service.sessions.turns import Turns, run_segments
+from service.settings import Settings
+from service.state import Answer, Identity, Record, Tensors
+from service.stores.base import Ended, EndReason, Listed, Store
+from service.views import View
+
+log = logging.getLogger(__name__)
+
+SWEEP_BATCH = 200  # sessions that one sweep transaction ends: short enough that no commit waits long behind it
+T = TypeVar("T")
+
+
+class Sessions:
+    """All sessions of the service."""
+
+    def __init__(self, models: Models, store: Store, settings: Settings, clock: Clock, metrics: Metrics) -> None:
+        self.models = models
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._metrics = metrics
+        self._arena = Arena(models, store, settings, clock, metrics.loops_ended.inc)
+        self._io = ThreadPoolExecutor(2, thread_name_prefix="store")
+        self._turns = Turns(store, settings, clock, self._io)
+        self._sweeper: asyncio.Task[None] | None = None
+        metrics.count_sessions(lambda: len(self._arena), store.count)
+
+    # ---- life of the service
+
+    def start(self) -> None:
+        """Start serving, in the running event loop."""
+        self.models.start()
+        self._arena.start()
+        self._sweeper = asyncio.create_task(self._sweep_forever())
+
+    async def close(self) -> None:
+        """Finish what was accepted within the limit that the settings name; then let go of the store."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.wait([self._sweeper])
+        await self._turns.close(self._settings.drain_s)
+        await self.models.close(self._settings.drain_s)
+        await self._arena.close(self._settings.drain_s)
+        self._io.shutdown(wait=True)
+        self._store.close()
+
+    async def check(self) -> None:
+        """Whether a step could be served now.
+
+        Raises:
+            StoreUnavailable: the store cannot commit.
+            ServiceError: a loop has ended.
+        """
+        if not (self.models.alive and self._arena.alive):
+            raise ServiceError("a loop of the service has ended; restart it")
+        await self._in_io(self._store.check)
+
+    # ---- sessions
+
+    async def create(self, model: str, version: str | None, ttl_s: float | None, owner: str) -> Record:
+        """A new session at position 0, committed."""
+        chosen = self.models.find(model, version)
+        ttl_s = self._settings.default_ttl_s if ttl_s is None else ttl_s
+        if ttl_s > self._settings.max_ttl_s:
+            raise InvalidInput(f"ttl is at most {self._settings.max_ttl_s:g} seconds", field="ttl")
+        now = self._clock.now()
+        identity = Identity(secrets.token_hex(16), owner, chosen.name, chosen.version, chosen.fingerprint, ttl_s, now)
+        record = Record(identity, 0, 0, chosen.engine.initial_row, b"", (), now + ttl_s)
+        await self._in_io(self._store.create, [record])
+        self._arena.add(record, chosen)
+        chosen.metrics.created.inc()
+        return record
+
+    async def get(self, id: str, owner: str) -> Record:
+        """A session as it is committed."""
+        return await self._arena.record(id, owner)
+
+    async def page(self, owner: str, model: str | None, after: str, limit: int) -> list[Listed]:
+        """Sessions in the order of their ids, from the first beyond ``after`` on."""
+        return await self._in_io(self._store.page, owner, model, after, limit)
+
+    async def model_of(self, id: str, owner: str) -> Model:
+        """The model that a session is pinned to: what its inputs have to look like."""
+        return (await self._arena.get(id, owner)).model
+
+    async def advance(self, id: str, request: Advance, owner: str) -> tuple[Answer, bool]:
+        """Consume a chunk, exactly once; the answer, and whether it is that of an earlier request that this repeats."""
+        self._check_steps(request.steps)
+        live = await self._arena.get(id, owner)
+        deadline = self._deadline()
+        if request.steps <= live.model.segment_steps:
+            answer, repeated = await live.advance(request, deadline)
+        else:
+            answer, repeated = await self._turns.advance(live, request, deadline)
+        if repeated:
+            self._metrics.replayed.inc()
+        return answer, repeated
+
+    async def generate(self, id: str, request: Generate, owner: str) -> Generated:
+        """Continue a session, all or nothing: with ``advance`` committed once, at the end."""
+        live = await self._arena.get(id, owner)
+        self._check_generation(live.model, request)
+        generated = await self._turns.generate(live, request, self._deadline())
+        if generated.repeated:
+            self._metrics.replayed.inc()
+        return generated
+
+    def generate_stream(self, id: str, request: Generate, owner: str) -> "AsyncIterator[Generated]":
+        """Continue a session step by step: with ``advance`` each step is committed before it is told.
+
+        The first item holds no step: what can be refused is refused before it. The last one says why it is over.
+        """
+        return self._streamed(id, request, owner)
+
+    async def _streamed(self, id: str, request: Generate, owner: str) -> "AsyncIterator[Generated]":
+        live = await self._arena.get(id, owner)
+        self._check_generation(live.model, request)
+        async for generated in self._turns.stream(live, request, self._deadline()):
+            yield generated
+
+    async def reset(self, id: str, owner: str) -> Record:
+        """Back to the model's initial state and position 0."""
+        live = await self._arena.get(id, owner)
+        return await self._turns.reset(live, self._deadline())
+
+    async def delete(self, id: str, owner: str) -> None:
+        """End a session. What waits for it before this call still runs."""
+        await self._arena.record(id, owner)  # whether it exists, and whose it is
+        try:
+            live = await self._arena.get(id, owner)
+        except SessionEnded:
+            raise
+        except ServiceError:  # it cannot be made live (its model is gone, say), but it can be ended
+            await self._end(id, owner)
+        else:
+            await self._turns.hold(live, self._deadline(), lambda _: self._end(id, owner))
+
+    # ---- without a session
+
+    async def predict(self, model: Model, chunks: Sequence[Chunk], view: View) -> list[Tensors]:
+        """Run whole sequences from the initial state; what is shown of each."""
+        if len(chunks) > self._settings.max_sequences:
+            raise TooLarge(f"at most {self._settings.max_sequences} sequences in one request", field="inputs")
+        for chunk in chunks:
+            self._check_steps(len(chunk[0]))
+        deadline = self._deadline()
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(run_segments(model, model.engine.initial_row, chunk, view, deadline))
+                for chunk in chunks
+            ]
+        return [task.result().shown[0] for task in tasks]
+
+    def generate_from(self, model: Model, prompt: Chunk, request: Generate) -> "AsyncIterator[Generated]":
+        """Continue a prompt from the initial state, without a session."""
+        self._check_steps(len(prompt[0]))
+        self._check_generation(model, request)
+        return self._generated_from(model, prompt, request)
+
+    async def _generated_from(self, model: Model, prompt: Chunk, request: Generate) -> "AsyncIterator[Generated]":
+        deadline = self._deadline()
+        start = await run_segments(model, model.engine.initial_row, prompt, View(), deadline)
+        source = Source(start.row, start.output, len(prompt[0]))
+        generation = Generation(model, request, source, deadline)
+        async for generated in generation.run():
+            yield generated
+
+    # ---- inside
+
+    def _deadline(self) -> float:
+        return self._clock.monotonic() + self._settings.queue_timeout_s
+
+    def _check_steps(self, steps: int) -> None:
+        if steps > self._settings.max_steps:
+            raise TooLarge(f"at most {self._settings.max_steps} steps in one chunk, got {steps}", field="inputs")
+
+    def _check_generation(self, model: Model, request: Generate) -> None:
+        model.check_generates()
+        if request.max_steps > self._settings.max_steps:
+            raise TooLarge(f"max_steps is at most {self._settings.max_steps}", field="max_steps")
+
+    async def _end(self, id: str, owner: str) -> None:
+        if not await self._in_io(self._store.end, id, "deleted", self._clock.now()):
+            raise unknown(id)
+        self._forget(id, owner, "deleted")
+
+    def _forget(self, id: str, owner: str, reason: EndReason) -> None:
+        self._arena.drop(id, ended(id, Ended(id, owner, reason, self._clock.now())))
+        self._metrics.ended.labels(reason).inc()
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.sweep_interval_s)
+            try:
+                await self.sweep()
+            except ServiceError as error:
+                log.warning("expired sessions could not be swept: %s", error.detail)
+
+    async def sweep(self) -> None:
+        """End what has expired, forget what ended long ago, tidy up the store."""
+        while True:
+            now = self._clock.now()
+            gone = await self._in_io(self._store.expire, now, SWEEP_BATCH)
+            for id in gone:
+                self._forget(id, "", "expired")
+            if len(gone) < SWEEP_BATCH:
+                break
+        await self._in_io(self._store.forget, now - self._settings.tombstone_s, SWEEP_BATCH)
+        await self._in_io(self._store.maintain)
+
+    async def _in_io(self, call: "Callable[..., T]", *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._io, call, *arguments)

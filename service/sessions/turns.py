@@ -1,0 +1,215 @@
+"""Work that takes several ticks: long chunks, generation, reset. It has its session to itself while it runs.
+
+Each runs in a task of its own, so that a client that goes away stops it between two ticks and never in the middle of a
+commit. What is not streamed is computed as a draft and committed once, at the end: all of it, or nothing.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from service.clock import Clock
+from service.engine.runtime import Chunk
+from service.errors import NothingToContinue, WriteConflict
+from service.models import Model
+from service.sessions.generation import Generated, Generation, Gone, Source, joined, retold
+from service.sessions.live import Live
+from service.sessions.requests import Advance, Generate, repeated
+from service.settings import Settings
+from service.state import Answer, Record
+from service.step import Item, Part, Stepped, next_record
+from service.stores.base import Store
+from service.views import View
+
+T = TypeVar("T")
+Job = Callable[[Gone], Awaitable[T]]
+
+
+class ClientGone(Exception):
+    """The client went away; the work stops with nothing committed."""
+
+
+class Turns:
+    """Runs the work of several ticks. Mutable state: ``_tasks``, so that none is lost at a shutdown."""
+
+    def __init__(self, store: Store, settings: Settings, clock: Clock, io: Executor) -> None:
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._io = io
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def hold(self, live: Live, deadline: float, job: "Job[T]") -> T:
+        """Wait for the session's turn and run the job, to its end or until the caller goes away."""
+        gone = asyncio.Event()
+        turn = live.turn(deadline)
+
+        async def held() -> T:
+            await turn.future
+            return await self._run(live, job, gone.is_set)
+
+        task = asyncio.create_task(held())
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            gone.set()
+            turn.future.cancel()  # no effect where the turn has come: then the job stops by itself
+            raise
+
+    async def _run(self, live: Live, job: "Job[T]", gone: Gone) -> T:
+        try:
+            if gone():
+                raise ClientGone
+            if live.over is not None:
+                raise live.over
+            result = await job(gone)
+        except WriteConflict:
+            live.refresh()  # releases the turn once the record is as the other replica left it
+            raise
+        except BaseException:
+            live.release()
+            raise
+        live.release()
+        return result
+
+    def _done(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller has been told, or has gone
+
+    async def close(self, within_s: float) -> None:
+        """Let what runs come to its end within the limit."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=within_s)
+        for task in self._tasks:
+            task.cancel()
+
+    async def advance(self, live: Live, request: Advance, deadline: float) -> tuple[Answer, bool]:
+        """A chunk longer than one tick takes, committed whole."""
+        digest, seen = request.digest, live.delivered
+
+        async def job(gone: Gone) -> tuple[Answer, bool]:
+            answer = repeated(live.record, request.position, digest)
+            if answer is not None:
+                return answer, True
+            done = await run_segments(live.model, live.record.row, request.chunk, request.view, deadline, gone)
+            part = Part(request.steps, request.view, digest, live.ordinal)
+            record = await self._commit(live, Item(row=done.row, parts=(part,), keep_from=seen), done)
+            return replace(record.answers[-1], outputs=done.shown[0]), False
+
+        return await self.hold(live, deadline, job)
+
+    async def generate(self, live: Live, request: Generate, deadline: float) -> Generated:
+        """A whole generation; with ``advance`` committed at its end."""
+
+        async def job(gone: Gone) -> Generated:
+            answer = repeated(live.record, request.position, request.digest)
+            if answer is not None:
+                return retold(answer, request, live.model.signature.vocabulary)
+            generation = Generation(live.model, request, _source(live.record), deadline, gone=gone)
+            whole = joined([generated async for generated in generation.run()])
+            if gone():
+                raise ClientGone
+            if not request.advance:
+                return replace(whole, expires_at=live.record.expires_at)
+            return await self._keep(live, request, generation.source, whole)
+
+        return await self.hold(live, deadline, job)
+
+    async def stream(self, live: Live, request: Generate, deadline: float) -> AsyncIterator[Generated]:
+        """A generation told step by step; with ``advance`` each step is committed before it is told."""
+        told: asyncio.Queue[Generated | None] = asyncio.Queue()
+
+        async def job(gone: Gone) -> None:
+            answer = repeated(live.record, request.position, request.digest)
+            if answer is not None:
+                told.put_nowait(retold(answer, request, live.model.signature.vocabulary))
+                return
+            generation = Generation(
+                live.model,
+                request,
+                _source(live.record),
+                deadline,
+                record=live.record if request.advance else None,
+                committed=live.committed,
+                gone=gone,
+            )
+            async for generated in generation.run():
+                told.put_nowait(generated)
+
+        task = asyncio.create_task(self.hold(live, deadline, job))
+        task.add_done_callback(lambda _: told.put_nowait(None))
+        try:
+            while (generated := await told.get()) is not None:
+                yield generated
+            await task  # raises what went wrong
+        finally:
+            task.cancel()
+
+    async def reset(self, live: Live, deadline: float) -> Record:
+        """Back to the initial state; position 0, with no answers to repeat."""
+
+        async def job(_: Gone) -> Record:
+            old = live.record
+            fresh = live.model.engine.initial_row
+            expires_at = self._clock.now() + old.identity.ttl_s
+            return await self._put(live, Record(old.identity, 0, old.revision + 1, fresh, b"", (), expires_at))
+
+        return await self.hold(live, deadline, job)
+
+    async def _keep(self, live: Live, request: Generate, reached: Source, whole: Generated) -> Generated:
+        start = live.record.position
+        first = Answer(start, 0, request.digest, 0.0, {}, whole.seed)
+        part = Part(whole.steps, View(), request.digest, live.ordinal)
+        done = Stepped(reached.row, reached.output, (whole.outputs or {},))
+        record = await self._commit(live, Item(row=reached.row, parts=(part,), extends=first), done)
+        return replace(whole, expires_at=record.expires_at)
+
+    async def _commit(self, live: Live, item: Item, done: Stepped) -> Record:
+        return await self._put(
+            live, next_record(live.record, item, done, self._clock.now(), self._settings.keep_answer_bytes)
+        )
+
+    async def _put(self, live: Live, record: Record) -> Record:
+        kept = await asyncio.get_running_loop().run_in_executor(self._io, self._store.commit, [record])
+        if not kept[0]:
+            raise WriteConflict("the session was moved by another replica")
+        live.committed(record)
+        return record
+
+
+async def run_segments(
+    model: Model, row: bytes, chunk: Chunk, view: View, deadline: float, gone: Gone = lambda: False
+) -> Stepped:
+    """Run a chunk of any length from a row, a tick's share at a time, as a draft.
+
+    So a long chunk does not hold up the single steps of other sessions; that its answers are the same bit for bit is
+    what the probe has found out.
+    """
+    steps, size = len(chunk[0]), model.segment_steps
+    shown = []
+    for start in range(0, steps, size):
+        segment = tuple(a[start : start + size] for a in chunk)
+        share = len(segment[0])
+        first = start == 0
+        done = await model.run(
+            Item(row=row, chunk=segment, parts=(Part(share, view),)),
+            share,
+            deadline if first else float("inf"),
+            admitted=not first,
+        )
+        row = done.row
+        shown.append(done.shown[0])
+        if gone():
+            raise ClientGone
+    return Stepped(row, done.output, (view.join(shown),))
+
+
+def _source(record: Record) -> Source:
+    if not record.output:
+        raise NothingToContinue("the session has consumed no step yet: send it something to continue")
+    return Source(record.row, record.output, record.position)

@@ -1,0 +1,77 @@
+"""Every setting of the service, each with its sentence: the one source of the command line, the environment
+(``LSTM_SERVE_...``) and the README's table."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import SettingsError
+
+
+class Settings(BaseSettings):
+    """What an operator may choose; a wrong value or combination stops the start."""
+
+    model_config = SettingsConfigDict(env_prefix="LSTM_SERVE_", extra="ignore", frozen=True)
+
+    model_repository: Path = Field(Path("model_repository"), description="folder of NAME/VERSION/model.onnx")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    store: str = Field("sqlite:data/sessions.db", description="where sessions are kept: sqlite:PATH")
+    durability: Literal["memory", "commit", "fsync"] = Field(
+        "commit",
+        description="what an acknowledged step survives: memory = nothing (the store is not used), commit = the death "
+        "of the process, fsync = a power cut",
+    )
+    provider: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="execution provider of ONNX Runtime; cuda refuses to start where CUDA cannot be loaded"
+    )
+    threads: int = Field(1, ge=1, le=256, description="threads of ONNX Runtime for one tick")
+    max_batch: int = Field(256, ge=1, le=4096, description="sessions in one tick at most")
+    segment_steps: int = Field(
+        64,
+        ge=1,
+        le=4096,
+        description="steps of one row in one tick at most; longer chunks are cut, shorter ones folded",
+    )
+    allow_inexact: bool = Field(
+        False, description="cut and fold chunks also for a model whose answers are not bit-exact"
+    )
+    max_queue: int = Field(4096, ge=1, description="sessions waiting for a tick at most; beyond it requests get 503")
+    max_session_queue: int = Field(64, ge=1, description="requests of one session waiting at most; beyond it 503")
+    queue_timeout_s: float = Field(30.0, gt=0, description="seconds a request may wait before it is dropped with 503")
+    max_body_bytes: int = Field(8 * 2**20, ge=1024, description="bytes of a request body at most")
+    max_steps: int = Field(16384, ge=1, description="steps in one chunk, and of one generation, at most")
+    max_sequences: int = Field(256, ge=1, description="sequences in one predict request at most")
+    max_live: int = Field(100_000, ge=1, description="sessions kept in memory at most; the others rest in the store")
+    default_ttl_s: float = Field(86_400.0, gt=0, description="seconds without a step after which a session expires")
+    max_ttl_s: float = Field(30 * 86_400.0, gt=0, description="largest ttl that a client may ask for, in seconds")
+    tombstone_s: float = Field(86_400.0, ge=0, description="seconds for which an ended session answers 410, not 404")
+    sweep_interval_s: float = Field(5.0, gt=0, description="seconds between two searches for expired sessions")
+    keep_answer_bytes: int = Field(
+        65_536, ge=0, description="bytes of answers kept per session for repeats of requests; larger ones are not kept"
+    )
+    drain_s: float = Field(20.0, ge=0, description="seconds that accepted requests get to finish at a shutdown")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.default_ttl_s > self.max_ttl_s:
+            raise ValueError(f"default_ttl_s ({self.default_ttl_s:g}) is larger than max_ttl_s ({self.max_ttl_s:g})")
+        kind, _, path = self.store.partition(":")
+        if kind != "sqlite" or not path:
+            raise ValueError(f"store {self.store!r} is not of the form sqlite:PATH")
+        return self
+
+
+def load_settings(**chosen: object) -> Settings:
+    """Settings from the environment, overridden by ``chosen``; SettingsError says which one is wrong and why."""
+    try:
+        return Settings(**chosen)  # type: ignore[arg-type]  # pydantic validates them: that is the point
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        sentence = f"setting {name}: {reason} (got {first['input']!r})" if name else reason
+        raise SettingsError(sentence, field=name or None) from error

@@ -1,0 +1,154 @@
+"""What a session is between two steps: its record, the answers kept for repeats, and the layout of its row.
+
+Owns the bytes: how state tensors become one contiguous row and how answers are written down. Knows nothing of who
+stores them or which engine runs.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from service.errors import UndecodableState
+
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request was answered, kept so that its repeat gets the same bytes.
+
+    ``outputs`` is None where they were too large to keep. ``start`` is the position the request applied at and
+    ``digest`` tells whether another request is its repeat. ``ordinal`` counts the answers of one live session and
+    decides how long this one is kept; it means nothing after a restart and is not stored.
+    """
+
+    start: int
+    steps: int
+    digest: bytes
+    expires_at: float
+    outputs: Tensors | None
+    seed: int | None = None
+    ordinal: int = -1
+
+    @property
+    def position(self) -> int:
+        """Where the session stood after the request."""
+        return self.start + self.steps
+
+    def size(self) -> int:
+        """Bytes of the outputs."""
+        return sum(a.nbytes for a in self.outputs.values()) if self.outputs is not None else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What never changes in a session's life."""
+
+    id: str
+    owner: str
+    model: str
+    version: str
+    fingerprint: str
+    ttl_s: float
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A session as it is committed.
+
+    ``revision`` grows by one with every commit, also where ``position`` goes back to 0: a store compares it, so that
+    of two writers that started from the same record one is refused. ``row`` holds the packed state tensors,
+    ``output`` the last step's first output as raw bytes (b"" at position 0), which generation continues from.
+    """
+
+    identity: Identity
+    position: int
+    revision: int
+    row: bytes
+    output: bytes
+    answers: tuple[Answer, ...]
+    expires_at: float
+
+
+class RowLayout:
+    """How the state tensors of one session lie in its row: one after the other, little-endian, C order."""
+
+    def __init__(self, fields: Sequence[tuple[str, str, tuple[int, ...], int]]) -> None:
+        """``fields``: (name, dtype, shape of one row, batch axis of the graph's tensor) of each state tensor."""
+        self._axes = {name: axis for name, _, _, axis in fields}
+        self._row = np.dtype([(name, np.dtype(dtype).newbyteorder("<"), shape) for name, dtype, shape, _ in fields])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self._row.itemsize
+
+    def pack_one(self, tensors: Tensors) -> bytes:
+        """The row of one session from its tensors (each without a batch axis)."""
+        row = np.zeros(1, self._row)
+        for name in self._axes:
+            row[name][0] = tensors[name]
+        return row.tobytes()
+
+    def gather(self, rows: Sequence[bytes]) -> dict[str, np.ndarray]:
+        """State tensors of a batch, rows along each tensor's batch axis.
+
+        Raises:
+            UndecodableState: a row of another size; it is never padded or replaced.
+        """
+        for row in rows:
+            if len(row) != self.row_bytes:
+                raise UndecodableState(
+                    f"a stored row has {len(row)} bytes where the model's rows have {self.row_bytes}"
+                )
+        batch = np.frombuffer(b"".join(rows), self._row)  # [rows]
+        return {name: np.ascontiguousarray(np.moveaxis(batch[name], 0, axis)) for name, axis in self._axes.items()}
+
+    def scatter(self, tensors: Tensors, rows: int) -> list[bytes]:
+        """The rows of the first ``rows`` sessions of a batch; the inverse of ``gather``."""
+        batch = np.empty(rows, self._row)
+        for name, axis in self._axes.items():
+            batch[name] = np.moveaxis(tensors[name], axis, 0)[:rows]
+        packed, size = batch.tobytes(), self.row_bytes
+        return [packed[i * size : (i + 1) * size] for i in range(rows)]
+
+
+def encode_answers(answers: Sequence[Answer]) -> bytes:
+    """Answers as MessagePack, for a store."""
+    return _pack([[a.start, a.steps, a.digest, a.expires_at, _listed(a.outputs), a.seed] for a in answers])
+
+
+def decode_answers(blob: bytes) -> tuple[Answer, ...]:
+    """The inverse of ``encode_answers``; UndecodableState when the bytes are not what it wrote."""
+    try:
+        return tuple(
+            Answer(start, steps, digest, expires_at, _arrays(outputs), seed)
+            for start, steps, digest, expires_at, outputs, seed in msgspec.msgpack.decode(blob)
+        )
+    except (msgspec.MsgspecError, ValueError, TypeError) as error:
+        raise UndecodableState("the stored answers of the session cannot be decoded") from error
+
+
+def checksum(row: bytes, output: bytes, answers: bytes) -> int:
+    """A CRC-32 of a stored session, so that flipped bits are found instead of served."""
+    return zlib.crc32(answers, zlib.crc32(output, zlib.crc32(row)))
+
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+def _listed(outputs: Tensors | None) -> dict[str, Any] | None:
+    if outputs is None:
+        return None
+    return {name: [a.dtype.str, a.shape, a.tobytes()] for name, a in outputs.items()}
+
+
+def _arrays(outputs: dict[str, Any] | None) -> Tensors | None:
+    if outputs is None:
+        return None
+    return {name: np.frombuffer(raw, dtype).reshape(shape) for name, (dtype, shape, raw) in outputs.items()}

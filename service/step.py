@@ -1,0 +1,207 @@
+"""What: one tick. Load rows -> engine -> commit rows -> outcomes.
+
+Runs in the batcher's thread. Owns the order of these four; knows nothing of queues, HTTP or who waits for what. A row
+that fails is an outcome; only what concerns the whole tick (the engine itself) is raised.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+
+from service.clock import Clock
+from service.engine.runtime import Chunk, Engine, Run
+from service.errors import NotFinite, StoreUnavailable, WriteConflict
+from service.sampling import Sampling, sample
+from service.state import Answer, Record, Tensors
+from service.stores.base import Store
+from service.views import View
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """An input that is made from the model's own last output: a sampled symbol, or the forecast itself."""
+
+    output: bytes
+    position: int
+    sampling: Sampling | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One request's share of an item: so many steps, and what its client wants to see of them."""
+
+    steps: int
+    view: View
+    digest: bytes = b""
+    ordinal: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One row of a tick.
+
+    ``chunk`` or ``feed`` is what it consumes. With ``record`` the row is committed as that session's next record;
+    without, it is a draft that only comes back. ``keep_from``: answers of the session from this ordinal on may still
+    be asked for again. ``extends``: the answer of a streamed request, which grows by this step.
+    """
+
+    row: bytes
+    parts: tuple[Part, ...]
+    chunk: Chunk | None = None
+    feed: Feed | None = None
+    record: Record | None = None
+    keep_from: int = 0
+    extends: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """The outcome of an item: the new row, the last step's first output, what each part is shown, and the record
+    that was committed, if the item had one."""
+
+    row: bytes
+    output: bytes
+    shown: tuple[Tensors, ...]
+    record: Record | None = None
+
+
+Outcome = Stepped | NotFinite | WriteConflict | StoreUnavailable
+
+
+class StepObserver(Protocol):
+    """What a tick reports."""
+
+    def ran(self, rows: int, steps: int, padding: int, seconds: float) -> None:
+        """The engine ran so many rows and steps, computed ``padding`` cells in vain and took ``seconds``."""
+        ...
+
+    def committed(self, rows: int, seconds: float) -> None:
+        """The store kept so many rows in ``seconds``."""
+        ...
+
+
+class Stepper:
+    """Runs ticks of one model."""
+
+    def __init__(
+        self, engine: Engine, store: Store, clock: Clock, observer: StepObserver, *, keep_answer_bytes: int
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._clock = clock
+        self._observer = observer
+        self._keep_answer_bytes = keep_answer_bytes
+        self._output = engine.signature.outputs[0]
+        self._input = engine.signature.inputs[0]
+        self._vocabulary = engine.signature.vocabulary is not None
+
+    def run(self, items: Sequence[Item]) -> list[Outcome]:
+        """One tick. Every row that is told of as stepped has been committed, if it is to be."""
+        chunks, fed = self._load(items)
+        started = perf_counter()
+        done = self._engine.run([item.row for item in items], chunks)
+        steps = sum(len(chunk[0]) for chunk in chunks)
+        self._observer.ran(len(items), steps, done.padding, perf_counter() - started)
+        outcomes = [self._outcome(i, item, len(chunks[i][0]), done, fed.get(i)) for i, item in enumerate(items)]
+        return self._commit(outcomes)
+
+    def _load(self, items: Sequence[Item]) -> tuple[list[Chunk], dict[int, Tensors]]:
+        """The chunk of each item, and for those that feed themselves what was fed, to be shown."""
+        fed: dict[int, Tensors] = {}
+        feeds = [(i, item.feed) for i, item in enumerate(items) if item.feed is not None]
+        if feeds:
+            fed = dict(zip([i for i, _ in feeds], self._fed([feed for _, feed in feeds]), strict=True))
+        chunks = [item.chunk or (self._as_input(fed[i]),) for i, item in enumerate(items)]
+        return chunks, fed
+
+    def _fed(self, feeds: Sequence[Feed]) -> list[Tensors]:
+        last = np.frombuffer(b"".join(f.output for f in feeds), self._output.dtype)
+        last = last.reshape(len(feeds), *self._output.step_shape)  # [rows, *step]
+        if not self._vocabulary:
+            return [{self._output.name: values[None]} for values in last]
+        samplings = [f.sampling for f in feeds if f.sampling is not None]
+        tokens = sample(last, samplings, [f.position for f in feeds])
+        chosen = np.take_along_axis(last, tokens[:, None], axis=1)  # [rows, 1]
+        return [{"tokens": tokens[i : i + 1], "logprobs": chosen[i]} for i in range(len(feeds))]
+
+    def _as_input(self, fed: Tensors) -> np.ndarray:
+        return next(iter(fed.values())).astype(self._input.dtype, copy=False)  # [1, *step]
+
+    def _outcome(self, i: int, item: Item, steps: int, done: Run, fed: Tensors | None) -> Outcome:
+        if not done.finite[i]:
+            return NotFinite("the model's outputs or state are not finite for this input; the state was left as it was")
+        outputs = {name: output[i, :steps] for name, output in done.outputs.items()}  # each [steps, *step]
+        row, output = done.rows[i], outputs[self._output.name][-1].tobytes()
+        if fed is not None:
+            shown: tuple[Tensors, ...] = (fed,)
+        elif len(item.parts) == 1:
+            shown = (item.parts[0].view.show(outputs),)
+        else:
+            shown = _shares(item.parts, outputs)
+        stepped = Stepped(row, output, shown)
+        if item.record is None:
+            return stepped
+        record = next_record(item.record, item, stepped, self._clock.now(), self._keep_answer_bytes)
+        return replace(stepped, record=record)
+
+    def _commit(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """Commit the rows that are to be; those that were not become the errors that say so."""
+        places = [i for i, o in enumerate(outcomes) if isinstance(o, Stepped) and o.record is not None]
+        if not places:
+            return outcomes
+        records = [o.record for o in outcomes if isinstance(o, Stepped) and o.record is not None]
+        started = perf_counter()
+        try:
+            kept = self._store.commit(records)
+        except StoreUnavailable as error:
+            for i in places:
+                outcomes[i] = error
+            return outcomes
+        self._observer.committed(len(records), perf_counter() - started)
+        for i, ok in zip(places, kept, strict=True):
+            if not ok:
+                outcomes[i] = WriteConflict("the session was moved by another replica")
+        return outcomes
+
+
+def next_record(record: Record, item: Item, stepped: Stepped, now: float, keep_bytes: int) -> Record:
+    """The record after an item, with the answers that may still be asked for again."""
+    expires_at = now + record.identity.ttl_s
+    answers = [] if item.extends else [a for a in record.answers if a.ordinal >= item.keep_from]
+    position = record.position
+    for part, outputs in zip(item.parts, stepped.shown, strict=True):
+        answer = Answer(position, part.steps, part.digest, expires_at, outputs, ordinal=part.ordinal)
+        answers.append(_extended(item.extends, answer) if item.extends else answer)
+        position += part.steps
+    kept = _within(answers, keep_bytes)
+    return Record(record.identity, position, record.revision + 1, stepped.row, stepped.output, kept, expires_at)
+
+
+def _extended(earlier: Answer, step: Answer) -> Answer:
+    outputs: Tensors | None = None
+    if earlier.outputs is not None and step.outputs is not None:
+        outputs = {k: np.concatenate([earlier.outputs[k], v]) if earlier.steps else v for k, v in step.outputs.items()}
+    return replace(earlier, steps=earlier.steps + step.steps, expires_at=step.expires_at, outputs=outputs)
+
+
+def _within(answers: list[Answer], keep_bytes: int) -> tuple[Answer, ...]:
+    """The latest answers whose outputs fit; the outputs of the earlier ones are dropped, not the fact of them."""
+    left = keep_bytes
+    kept: list[Answer] = []
+    for answer in reversed(answers):
+        left -= answer.size()
+        kept.append(answer if left >= 0 else replace(answer, outputs=None))
+    return tuple(reversed(kept))
+
+
+def _shares(parts: Sequence[Part], outputs: Tensors) -> tuple[Tensors, ...]:
+    """What each of several folded requests is shown: its own steps only."""
+    shown: list[Tensors] = []
+    start = 0
+    for part in parts:
+        shown.append(part.view.show({name: a[start : start + part.steps] for name, a in outputs.items()}))
+        start += part.steps
+    return tuple(shown)

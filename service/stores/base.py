@@ -1,0 +1,95 @@
+"""What a store promises. ``tests/contract`` holds every store to these words.
+
+A store keeps records and knows nothing of models, queues or clients. Its methods block and may be called from several
+threads. What goes wrong underneath (a lock, a full disk, a lost connection) leaves a store as ``StoreUnavailable``
+only; then nothing of the call was committed.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from service.errors import UndecodableState
+from service.state import Identity, Record
+
+EndReason = Literal["deleted", "expired"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What is remembered of a session that is over, for a while."""
+
+    id: str
+    owner: str
+    reason: EndReason
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A session as a listing shows it: without its row."""
+
+    identity: Identity
+    position: int
+    expires_at: float
+
+
+class Store(ABC):
+    """Where sessions are committed. Times are seconds since the epoch, given by the caller."""
+
+    @abstractmethod
+    def create(self, records: Sequence[Record]) -> None:
+        """Keep new sessions, all or none of them. Their ids are new."""
+
+    @abstractmethod
+    def load(self, ids: Sequence[str]) -> Mapping[str, Record | Ended | UndecodableState]:
+        """What is known of each id; an id that is not known is missing from the answer.
+
+        A session whose bytes cannot be decoded comes back as the error that says so, and the others are not held up
+        by it; the store leaves its bytes as they are. Expired sessions that were not swept yet come back as records.
+        """
+
+    @abstractmethod
+    def commit(self, records: Sequence[Record]) -> list[bool]:
+        """Keep the next record of several sessions in one transaction, each if its session has not moved.
+
+        ``record.revision`` is one more than the revision it started from. False for a record whose session has
+        another revision by now, or is gone: nothing of that record is kept, and the other records are.
+        No id appears twice.
+        """
+
+    @abstractmethod
+    def end(self, id: str, reason: EndReason, now: float) -> bool:
+        """End a session and remember why; False when it is not there (any more)."""
+
+    @abstractmethod
+    def expire(self, now: float, limit: int) -> list[str]:
+        """End at most about ``limit`` sessions whose ``expires_at`` is not after ``now``; the ids that were ended.
+
+        A session that is committed with a later ``expires_at`` before this call takes effect is not ended.
+        """
+
+    @abstractmethod
+    def forget(self, before: float, limit: int) -> None:
+        """Drop at most ``limit`` memories of sessions that ended before ``before``."""
+
+    @abstractmethod
+    def page(self, owner: str, model: str | None, after: str, limit: int) -> list[Listed]:
+        """At most ``limit`` sessions of an owner in the order of their ids, from the first id beyond ``after`` on."""
+
+    @abstractmethod
+    def count(self) -> int:
+        """How many sessions are kept. Cheap: it does not walk through them."""
+
+    @abstractmethod
+    def maintain(self) -> None:
+        """Housekeeping that must not hold up commits; called every now and then from a thread of its own."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Whether a commit could succeed now; StoreUnavailable when not."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of files and connections; what was committed stays."""

@@ -1,0 +1,98 @@
+"""A store in this process's memory: for tests, and for those who opt out of durability."""
+
+import heapq
+import threading
+from collections.abc import Mapping, Sequence
+
+from service.errors import UndecodableState
+from service.state import Record
+from service.stores.base import Ended, EndReason, Listed, Store
+
+
+class MemoryStore(Store):
+    """Records in a dict. What it holds ends with the process.
+
+    State: ``_records``, ``_ended`` and ``_due`` (a heap of expiry times, each entry possibly out of date: it is
+    looked at again, and put back, when its time comes). One lock guards the three.
+    """
+
+    def __init__(self) -> None:
+        self._records: dict[str, Record] = {}
+        self._ended: dict[str, Ended] = {}
+        self._due: list[tuple[float, str]] = []
+        self._lock = threading.Lock()
+
+    def create(self, records: Sequence[Record]) -> None:
+        with self._lock:
+            for record in records:
+                self._records[record.identity.id] = record
+                heapq.heappush(self._due, (record.expires_at, record.identity.id))
+
+    def load(self, ids: Sequence[str]) -> Mapping[str, Record | Ended | UndecodableState]:
+        with self._lock:
+            found = {id: self._records.get(id) or self._ended.get(id) for id in ids}
+        return {id: known for id, known in found.items() if known is not None}
+
+    def commit(self, records: Sequence[Record]) -> list[bool]:
+        with self._lock:
+            return [self._commit_one(record) for record in records]
+
+    def _commit_one(self, record: Record) -> bool:
+        held = self._records.get(record.identity.id)
+        if held is None or held.revision != record.revision - 1:
+            return False
+        self._records[record.identity.id] = record
+        return True
+
+    def end(self, id: str, reason: EndReason, now: float) -> bool:
+        with self._lock:
+            return self._end_one(id, reason, now)
+
+    def _end_one(self, id: str, reason: EndReason, now: float) -> bool:
+        record = self._records.pop(id, None)
+        if record is None:
+            return False
+        self._ended[id] = Ended(id, record.identity.owner, reason, now)
+        return True
+
+    def expire(self, now: float, limit: int) -> list[str]:
+        ended: list[str] = []
+        with self._lock:
+            while self._due and self._due[0][0] <= now and len(ended) < limit:
+                _, id = heapq.heappop(self._due)
+                record = self._records.get(id)
+                if record is None:
+                    continue
+                if record.expires_at > now:
+                    heapq.heappush(self._due, (record.expires_at, id))
+                elif self._end_one(id, "expired", now):
+                    ended.append(id)
+        return ended
+
+    def forget(self, before: float, limit: int) -> None:
+        with self._lock:
+            old = [id for id, ended in self._ended.items() if ended.at < before][:limit]
+            for id in old:
+                del self._ended[id]
+
+    def page(self, owner: str, model: str | None, after: str, limit: int) -> list[Listed]:
+        with self._lock:
+            mine = [
+                r
+                for id, r in self._records.items()
+                if id > after and r.identity.owner == owner and model in (None, r.identity.model)
+            ]
+        first = heapq.nsmallest(limit, mine, key=lambda r: r.identity.id)
+        return [Listed(r.identity, r.position, r.expires_at) for r in first]
+
+    def count(self) -> int:
+        return len(self._records)
+
+    def maintain(self) -> None:
+        """Nothing to do."""
+
+    def check(self) -> None:
+        """Memory can always be written."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""

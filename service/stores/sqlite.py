@@ -1,0 +1,232 @@
+"""The default store: one SQLite file in WAL mode.
+
+Owns the schema and the pragmas; sqlite3's errors do not leave this module. One connection writes, one reads, one does
+the housekeeping, each behind its own lock: readers do not wait for a commit, nor commits for a checkpoint.
+"""
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from service.errors import StoreUnavailable, UndecodableState
+from service.state import Identity, Record, checksum, decode_answers, encode_answers
+from service.stores.base import Ended, EndReason, Listed, Store
+
+log = logging.getLogger(__name__)
+
+_SCHEMA_VERSION = 1
+# The columns that every commit changes stand in no index. Expiry is found by `sweep_at`, which is brought up to
+# `expires_at` only when its time comes: one index update per ttl and session instead of one per step.
+_SCHEMA = """
+CREATE TABLE sessions(
+    id TEXT PRIMARY KEY NOT NULL, owner TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL,
+    fingerprint TEXT NOT NULL, ttl_s REAL NOT NULL, created_at REAL NOT NULL, sweep_at REAL NOT NULL,
+    position INTEGER NOT NULL, revision INTEGER NOT NULL, expires_at REAL NOT NULL, checksum INTEGER NOT NULL,
+    output BLOB NOT NULL, answers BLOB NOT NULL, state BLOB NOT NULL
+) STRICT;
+CREATE INDEX sessions_by_owner ON sessions(owner, id);
+CREATE INDEX sessions_by_model ON sessions(owner, model, id);
+CREATE INDEX sessions_by_sweep ON sessions(sweep_at);
+CREATE TABLE ended(
+    id TEXT PRIMARY KEY NOT NULL, owner TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX ended_by_time ON ended(at);
+CREATE TABLE counters(name TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO counters VALUES ('sessions', 0);
+"""
+_IDENTITY = "id, owner, model, version, fingerprint, ttl_s, created_at"
+_CREATE = (
+    f"INSERT INTO sessions({_IDENTITY}, sweep_at, position, revision, expires_at, checksum, output, answers, state) \
+VALUES ({', '.join('?' * 15)})"  # noqa: S608 - made of constants
+)
+_LOAD = (
+    f"SELECT {_IDENTITY}, position, revision, expires_at, checksum, output, answers, state FROM sessions WHERE id IN "  # noqa: S608
+)
+_COMMIT = (
+    "UPDATE sessions SET position=?, revision=?, expires_at=?, checksum=?, output=?, answers=?, state=? "
+    "WHERE id=? AND revision=?"
+)
+_BUSY_TIMEOUT_S = 2.0
+_CHECKPOINT_BYTES = 4 * 2**20
+_CHECKPOINT_PAGES = 16_384  # SQLite's own checkpoint, inside a commit: only where housekeeping cannot keep up
+
+
+class SqliteStore(Store):
+    """Sessions in the SQLite file at ``path``; ``fsync``: every commit reaches the disk before it returns."""
+
+    def __init__(self, path: Path, *, fsync: bool) -> None:
+        self._path = path
+        with _errors_mapped("open"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = _connect(path, fsync=fsync)
+            _migrate(self._writer)
+            self._reader = _connect(path, fsync=fsync)
+            self._keeper = _connect(path, fsync=fsync)
+        self._write_lock, self._read_lock, self._keep_lock = threading.Lock(), threading.Lock(), threading.Lock()
+
+    def create(self, records: Sequence[Record]) -> None:
+        with self._transaction() as db:
+            db.executemany(_CREATE, [_creation(r) for r in records])
+            _add_to_count(db, len(records))
+
+    def load(self, ids: Sequence[str]) -> Mapping[str, Record | Ended | UndecodableState]:
+        marks = f"({', '.join('?' * len(ids))})"
+        with _errors_mapped("load"), self._read_lock:
+            rows = self._reader.execute(_LOAD + marks, ids).fetchall()
+            found: dict[str, Record | Ended | UndecodableState] = {row[0]: _decoded(row) for row in rows}
+            if len(found) < len(ids):
+                query = f"SELECT id, owner, reason, at FROM ended WHERE id IN {marks}"  # noqa: S608
+                found |= {row[0]: Ended(*row) for row in self._reader.execute(query, ids) if row[0] not in found}
+        return found
+
+    def commit(self, records: Sequence[Record]) -> list[bool]:
+        updates = [_update(record) for record in records]
+        with self._transaction() as db:
+            db.execute("SAVEPOINT batch")
+            if db.executemany(_COMMIT, updates).rowcount == len(updates):
+                return [True] * len(updates)
+            # Somebody moved one of these sessions, which is rare: find out which, one by one.
+            db.execute("ROLLBACK TO batch")
+            return [db.execute(_COMMIT, update).rowcount == 1 for update in updates]
+
+    def end(self, id: str, reason: EndReason, now: float) -> bool:
+        with self._transaction() as db:
+            return _end(db, [id], reason, now) == 1
+
+    def expire(self, now: float, limit: int) -> list[str]:
+        with _errors_mapped("expire"), self._read_lock:  # mostly nothing is due: then no write transaction either
+            if not self._reader.execute("SELECT 1 FROM sessions WHERE sweep_at <= ? LIMIT 1", (now,)).fetchone():
+                return []
+        with self._transaction() as db:
+            due = db.execute(
+                "SELECT id, expires_at FROM sessions WHERE sweep_at <= ? ORDER BY sweep_at LIMIT ?", (now, limit)
+            ).fetchall()
+            db.executemany("UPDATE sessions SET sweep_at=expires_at WHERE id=?", [(id,) for id, at in due if at > now])
+            expired = [id for id, at in due if at <= now]
+            _end(db, expired, "expired", now)
+        return expired
+
+    def forget(self, before: float, limit: int) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM ended WHERE id IN (SELECT id FROM ended WHERE at < ? LIMIT ?)", (before, limit))
+
+    def page(self, owner: str, model: str | None, after: str, limit: int) -> list[Listed]:
+        where, values = "owner=? AND id>?", [owner, after]
+        if model is not None:
+            where, values = "owner=? AND model=? AND id>?", [owner, model, after]
+        query = f"SELECT {_IDENTITY}, position, expires_at FROM sessions WHERE {where} ORDER BY id LIMIT ?"  # noqa: S608
+        with _errors_mapped("list"), self._read_lock:
+            rows = self._reader.execute(query, (*values, limit)).fetchall()
+        return [Listed(Identity(*row[:7]), row[7], row[8]) for row in rows]
+
+    def count(self) -> int:
+        with _errors_mapped("count"), self._read_lock:
+            return int(self._reader.execute("SELECT value FROM counters WHERE name='sessions'").fetchone()[0])
+
+    def maintain(self) -> None:
+        """Copy the write-ahead log back into the file, so that no commit has to and the log stays small."""
+        wal = self._path.with_name(self._path.name + "-wal")
+        if wal.exists() and wal.stat().st_size > _CHECKPOINT_BYTES:
+            with _errors_mapped("checkpoint"), self._keep_lock:
+                self._keeper.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def check(self) -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE counters SET value=value WHERE name='sessions'")
+
+    def close(self) -> None:
+        for connection in (self._reader, self._keeper, self._writer):
+            connection.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction: committed at the end, rolled back on any error."""
+        db = self._writer
+        with _errors_mapped("commit"), self._write_lock:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+
+def _connect(path: Path, *, fsync: bool) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute(f"PRAGMA synchronous={'FULL' if fsync else 'NORMAL'}")
+    db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+    return db
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    """Make the tables of a new file; refuse a file of another version of the service."""
+    db.execute("BEGIN IMMEDIATE")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        for statement in _SCHEMA.split(";\n"):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+    db.execute("COMMIT")
+    if version not in (0, _SCHEMA_VERSION):
+        raise StoreUnavailable(
+            f"the session database has format {version} and this version of lstm-serve writes {_SCHEMA_VERSION}"
+        )
+
+
+@contextmanager
+def _errors_mapped(doing: str) -> Iterator[None]:
+    """sqlite3's errors end here; the client learns the kind, the log the whole."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        kind = getattr(error, "sqlite_errorname", None) or type(error).__name__
+        log.error("the session database cannot %s: %s: %s", doing, kind, error)
+        raise StoreUnavailable(f"the session database cannot {doing} now ({kind})") from error
+
+
+def _creation(r: Record) -> tuple[object, ...]:
+    answers, i = encode_answers(r.answers), r.identity
+    # Every session looks due only after its ttl, so a burst of new ones costs the sweeper nothing before.
+    return (
+        *(i.id, i.owner, i.model, i.version, i.fingerprint, i.ttl_s, i.created_at, r.expires_at),
+        *(r.position, r.revision, r.expires_at, checksum(r.row, r.output, answers), r.output, answers, r.row),
+    )
+
+
+def _update(r: Record) -> tuple[object, ...]:
+    answers = encode_answers(r.answers)
+    check = checksum(r.row, r.output, answers)
+    return r.position, r.revision, r.expires_at, check, r.output, answers, r.row, r.identity.id, r.revision - 1
+
+
+def _decoded(row: tuple[Any, ...]) -> Record | UndecodableState:
+    *identity, position, revision, expires_at, check, output, answers, state = row
+    if check != checksum(state, output, answers):
+        return UndecodableState("the stored state of the session is damaged: its checksum does not fit")
+    try:
+        kept = decode_answers(answers)
+    except UndecodableState as error:
+        return error
+    return Record(Identity(*identity), position, revision, state, output, kept, expires_at)
+
+
+def _end(db: sqlite3.Connection, ids: Sequence[str], reason: EndReason, now: float) -> int:
+    """Move sessions to the memory of ended ones; how many were there."""
+    db.executemany(
+        "INSERT OR REPLACE INTO ended SELECT id, owner, ?, ? FROM sessions WHERE id=?",
+        [(reason, now, id) for id in ids],
+    )
+    gone = db.executemany("DELETE FROM sessions WHERE id=?", [(id,) for id in ids]).rowcount
+    _add_to_count(db, -gone)
+    return gone
+
+
+def _add_to_count(db: sqlite3.Connection, change: int) -> None:
+    db.execute("UPDATE counters SET value=value+? WHERE name='sessions'", (change,))

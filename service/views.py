@@ -1,0 +1,44 @@
+"""What a client is shown of a chunk's outputs: the last step or all of them, the most likely symbols or the numbers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.state import Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """``every``: all steps instead of the last. ``top_k``: so many symbols of a language model; 0 for other models."""
+
+    every: bool = False
+    top_k: int = 0
+
+    def show(self, outputs: Tensors) -> Tensors:
+        """``outputs``, each [steps, *step], as they are shown: [steps, ...] or, of the last step, [...].
+
+        With ``top_k`` the first output, log-probabilities over the vocabulary, becomes ``tokens`` (int64) and
+        ``logprobs``, each [k], the most likely first.
+        """
+        shown = outputs if self.every else {name: values[-1] for name, values in outputs.items()}
+        if self.top_k == 0:
+            return {name: np.ascontiguousarray(values) for name, values in shown.items()}
+        return top(next(iter(shown.values())), self.top_k)
+
+    def join(self, segments: list[Tensors]) -> Tensors:
+        """What is shown of a chunk that was run in segments, each of which was shown by this view."""
+        if not self.every:
+            return segments[-1]
+        return {name: np.concatenate([s[name] for s in segments]) for name in segments[0]}
+
+
+def top(logprobs: np.ndarray, k: int) -> Tensors:
+    """The k largest of the last axis, falling: ``logprobs`` [..., symbols] -> ``tokens``, ``logprobs`` [..., k].
+
+    Of equal values the one with the smaller index comes first.
+    """
+    if k == 1:
+        tokens = logprobs.argmax(axis=-1, keepdims=True)
+    else:
+        tokens = np.argsort(-logprobs, axis=-1, kind="stable")[..., :k]
+    return {"tokens": tokens, "logprobs": np.take_along_axis(logprobs, tokens, axis=-1)}
