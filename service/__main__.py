@@ -23,6 +23,7 @@ def run(settings: Settings) -> None:
         http="httptools",
         access_log=False,
         log_config=None,
+        proxy_headers=False,
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),

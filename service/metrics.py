@@ -13,7 +13,7 @@ class Metrics:
     """Every metric of one service."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        disable_created_metrics()  # a second series for each one, which nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each one, which nobody asks for
         self.registry = r = registry or CollectorRegistry()
         p = "lstm_serve_"
         self.requests = Histogram(

@@ -6,19 +6,18 @@ stores them or which engine runs.
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec import Struct
 
 from service.errors import UndecodableState
 
 Tensors = Mapping[str, np.ndarray]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What a request was answered, kept so that its repeat gets the same bytes.
 
     ``outputs`` is None where they were too large to keep. ``start`` is the position the request applied at and
@@ -44,8 +43,7 @@ class Answer:
         return sum(a.nbytes for a in self.outputs.values()) if self.outputs is not None else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """What never changes in a session's life."""
 
     id: str
@@ -57,8 +55,7 @@ class Identity:
     created_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """A session as it is committed.
 
     ``revision`` grows by one with every commit, also where ``position`` goes back to 0: a store compares it, so that
@@ -80,7 +77,9 @@ class RowLayout:
 
     def __init__(self, fields: Sequence[tuple[str, str, tuple[int, ...], int]]) -> None:
         """``fields``: (name, dtype, shape of one row, batch axis of the graph's tensor) of each state tensor."""
-        self._axes = {name: axis for name, _, _, axis in fields}
+        # How [rows, *row shape] becomes the graph's tensor, and back.
+        self._to_graph = {name: axes_moved(len(shape) + 1, (0,), (axis,)) for name, _, shape, axis in fields}
+        self._to_rows = {name: axes_moved(len(shape) + 1, (axis,), (0,)) for name, _, shape, axis in fields}
         self._row = np.dtype([(name, np.dtype(dtype).newbyteorder("<"), shape) for name, dtype, shape, _ in fields])
 
     @property
@@ -91,7 +90,7 @@ class RowLayout:
     def pack_one(self, tensors: Tensors) -> bytes:
         """The row of one session from its tensors (each without a batch axis)."""
         row = np.zeros(1, self._row)
-        for name in self._axes:
+        for name in self._to_graph:
             row[name][0] = tensors[name]
         return row.tobytes()
 
@@ -107,15 +106,23 @@ class RowLayout:
                     f"a stored row has {len(row)} bytes where the model's rows have {self.row_bytes}"
                 )
         batch = np.frombuffer(b"".join(rows), self._row)  # [rows]
-        return {name: np.ascontiguousarray(np.moveaxis(batch[name], 0, axis)) for name, axis in self._axes.items()}
+        return {name: np.ascontiguousarray(batch[name].transpose(axes)) for name, axes in self._to_graph.items()}
 
     def scatter(self, tensors: Tensors, rows: int) -> list[bytes]:
         """The rows of the first ``rows`` sessions of a batch; the inverse of ``gather``."""
         batch = np.empty(rows, self._row)
-        for name, axis in self._axes.items():
-            batch[name] = np.moveaxis(tensors[name], axis, 0)[:rows]
+        for name, axes in self._to_rows.items():
+            batch[name] = tensors[name].transpose(axes)[:rows]
         packed, size = batch.tobytes(), self.row_bytes
         return [packed[i * size : (i + 1) * size] for i in range(rows)]
+
+
+def axes_moved(rank: int, source: tuple[int, ...], target: tuple[int, ...]) -> tuple[int, ...]:
+    """The permutation for ``transpose`` that moves axes as ``numpy.moveaxis`` does, found out once."""
+    axes = [axis for axis in range(rank) if axis not in source]
+    for at, axis in sorted(zip(target, source, strict=True)):
+        axes.insert(at, axis)
+    return tuple(axes)
 
 
 def encode_answers(answers: Sequence[Answer]) -> bytes:

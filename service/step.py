@@ -4,12 +4,14 @@ Runs in the batcher's thread. Owns the order of these four; knows nothing of que
 that fails is an outcome; only what concerns the whole tick (the engine itself) is raised.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from service.clock import Clock
 from service.engine.runtime import Chunk, Engine, Run
@@ -17,7 +19,7 @@ from service.errors import NotFinite, StoreUnavailable, WriteConflict
 from service.sampling import Sampling, sample
 from service.state import Answer, Record, Tensors
 from service.stores.base import Store
-from service.views import View
+from service.views import View, show_last
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +31,7 @@ class Feed:
     sampling: Sampling | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """One request's share of an item: so many steps, and what its client wants to see of them."""
 
     steps: int
@@ -39,8 +40,7 @@ class Part:
     ordinal: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(Struct, frozen=True):
     """One row of a tick.
 
     ``chunk`` or ``feed`` is what it consumes. With ``record`` the row is committed as that session's next record;
@@ -56,9 +56,13 @@ class Item:
     keep_from: int = 0
     extends: Answer | None = None
 
+    @property
+    def shows_last(self) -> bool:
+        """Whether one request is shown the most likely symbols after its last step."""
+        return len(self.parts) == 1 and self.parts[0].view.top_k > 0 and not self.parts[0].view.every
 
-@dataclass(frozen=True, slots=True)
-class Stepped:
+
+class Stepped(Struct, frozen=True):
     """The outcome of an item: the new row, the last step's first output, what each part is shown, and the record
     that was committed, if the item had one."""
 
@@ -105,7 +109,8 @@ class Stepper:
         done = self._engine.run([item.row for item in items], chunks)
         steps = sum(len(chunk[0]) for chunk in chunks)
         self._observer.ran(len(items), steps, done.padding, perf_counter() - started)
-        outcomes = [self._outcome(i, item, len(chunks[i][0]), done, fed.get(i)) for i, item in enumerate(items)]
+        shown = self._shown(items, [len(chunk[0]) for chunk in chunks], done, fed)
+        outcomes = [self._outcome(i, item, len(chunks[i][0]), done, shown[i]) for i, item in enumerate(items)]
         return self._commit(outcomes)
 
     def _load(self, items: Sequence[Item]) -> tuple[list[Chunk], dict[int, Tensors]]:
@@ -130,18 +135,27 @@ class Stepper:
     def _as_input(self, fed: Tensors) -> np.ndarray:
         return next(iter(fed.values())).astype(self._input.dtype, copy=False)  # [1, *step]
 
-    def _outcome(self, i: int, item: Item, steps: int, done: Run, fed: Tensors | None) -> Outcome:
+    def _shown(
+        self, items: Sequence[Item], lengths: Sequence[int], done: Run, fed: Mapping[int, Tensors]
+    ) -> list[tuple[Tensors, ...]]:
+        """What the parts of each item are shown."""
+        shown: list[tuple[Tensors, ...]] = [()] * len(items)
+        plain = [i for i, item in enumerate(items) if self._vocabulary and item.feed is None and item.shows_last]
+        if plain:  # by far the most: the most likely symbols after one chunk, found for all rows at once
+            views = [items[i].parts[0].view for i in plain]
+            last = done.outputs[self._output.name][plain, [lengths[i] - 1 for i in plain]]  # [rows, symbols]
+            for i, tops in zip(plain, show_last(views, last), strict=True):
+                shown[i] = (tops,)
+        for i, item in enumerate(items):
+            if not shown[i]:
+                outputs = {name: output[i, : lengths[i]] for name, output in done.outputs.items()}
+                shown[i] = (fed[i],) if i in fed else _shares(item.parts, outputs)
+        return shown
+
+    def _outcome(self, i: int, item: Item, steps: int, done: Run, shown: tuple[Tensors, ...]) -> Outcome:
         if not done.finite[i]:
             return NotFinite("the model's outputs or state are not finite for this input; the state was left as it was")
-        outputs = {name: output[i, :steps] for name, output in done.outputs.items()}  # each [steps, *step]
-        row, output = done.rows[i], outputs[self._output.name][-1].tobytes()
-        if fed is not None:
-            shown: tuple[Tensors, ...] = (fed,)
-        elif len(item.parts) == 1:
-            shown = (item.parts[0].view.show(outputs),)
-        else:
-            shown = _shares(item.parts, outputs)
-        stepped = Stepped(row, output, shown)
+        stepped = Stepped(done.rows[i], done.outputs[self._output.name][i, steps - 1].tobytes(), shown)
         if item.record is None:
             return stepped
         record = next_record(item.record, item, stepped, self._clock.now(), self._keep_answer_bytes)

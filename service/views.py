@@ -1,5 +1,6 @@
 """What a client is shown of a chunk's outputs: the last step or all of them, the most likely symbols or the numbers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,17 @@ class View:
         if not self.every:
             return segments[-1]
         return {name: np.concatenate([s[name] for s in segments]) for name in segments[0]}
+
+
+def show_last(views: Sequence[View], last: np.ndarray) -> list[Tensors]:
+    """What ``show`` gives for one step each, of many rows at once: ``last`` [rows, symbols], all with ``top_k``."""
+    shown: list[Tensors] = [{}] * len(views)
+    for k in {view.top_k for view in views}:
+        rows = [i for i, view in enumerate(views) if view.top_k == k]
+        found = top(last if len(rows) == len(views) else last[rows], k)  # each [rows, k]
+        for i, tokens, logprobs in zip(rows, found["tokens"], found["logprobs"], strict=True):
+            shown[i] = {"tokens": tokens, "logprobs": logprobs}
+    return shown
 
 
 def top(logprobs: np.ndarray, k: int) -> Tensors:

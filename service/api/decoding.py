@@ -76,17 +76,24 @@ def _array(signature: Signature, spec: TensorSpec, value: object, field: str) ->
         name = field + field_name(["", *first["loc"]])
         raise InvalidInput(f"{name}: {first['msg']}; expected {_expected(spec)}", field=name) from error
     try:
-        with np.errstate(over="ignore"):
-            array = np.array(checked, spec.dtype)
+        array = _cast(checked, spec.dtype)
     except (ValueError, OverflowError) as error:
         raise InvalidInput(f"{field}: steps of different shapes; expected {_expected(spec)}", field=field) from error
     if array.shape[1:] not in (spec.step_shape, () if depth == 0 else spec.step_shape):
         raise InvalidInput(
             f"{field}: each step has shape {list(array.shape[1:])}; expected {_expected(spec)}", field=field
         )
-    if not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InvalidInput(f"{field}: a number is too large for {spec.dtype}", field=field)
     return array.reshape(len(array), *spec.step_shape)
+
+
+def _cast(values: list[Any], dtype: str) -> np.ndarray:
+    """As an array; what is too large for a float becomes infinite, without a warning: it is refused by name."""
+    if not dtype.startswith("float"):
+        return np.array(values, dtype)
+    with np.errstate(over="ignore"):
+        return np.array(values, dtype)
 
 
 def _expected(spec: TensorSpec) -> str:

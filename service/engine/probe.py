@@ -13,7 +13,7 @@ from service.artifact import Signature, TensorSpec
 from service.engine.runtime import Chunk, Engine
 
 _CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 32)
-_STEPS = 7
+_STEPS = 19  # odd, and longer than the blocks that matrix kernels work in
 
 
 def probe(engine: Engine) -> None:
@@ -67,7 +67,7 @@ def _cut(engine: Engine, rows: list[bytes], chunks: list[Chunk], sizes: list[int
 def _holds(engine: Engine, rows: list[bytes], chunks: list[Chunk], reference: _Result, candidate: int) -> bool:
     """Whether batches of many sizes, whole and cut, all equal the reference."""
     steps = len(chunks[0][0])
-    cuts = [[1] * steps, [2, steps - 2]] if steps > 2 else []
+    cuts = [[1] * steps, [2, steps - 2], [8, steps - 8]] if steps > 1 else []
     for size in sorted({1, 2, candidate, candidate + 1, 2 * candidate + 1, 5, 17, len(rows)}):
         some = slice(len(rows) - size, None) if size <= len(rows) else slice(None)  # not always the same neighbours
         if _whole(engine, rows[some], chunks[some]) != reference[some]:

@@ -4,6 +4,7 @@ Owns the way from rows and chunks to the graph's tensors and back. Knows nothing
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from service.artifact import SIGNATURE_KEY, Signature, TensorSpec, parse_signatu
 from service.engine.providers import open_session, running_provider
 from service.errors import ArtifactError
 from service.settings import Settings
-from service.state import RowLayout, Tensors
+from service.state import RowLayout, Tensors, axes_moved
 
 # One row's chunk: an array [steps, *step shape] for each input of the signature, in its order.
 Chunk = tuple[np.ndarray, ...]
@@ -60,8 +61,9 @@ class Engine:
         self.bit_exact = True
         self._session = session
         self._constants = {name: tensor.array() for name, tensor in signature.constants.items()}
-        self._outputs = [o.name for o in signature.outputs]
-        self._fetch = self._outputs + [s.output for s in signature.states]
+        self._inputs = [_Port(spec) for spec in signature.inputs]
+        self._outputs = [_Port(spec) for spec in signature.outputs]
+        self._fetch = [o.name for o in signature.outputs] + [s.output for s in signature.states]
 
     @property
     def ragged(self) -> bool:
@@ -81,19 +83,60 @@ class Engine:
         longest = max(lengths)
         feed = self.layout.gather(rows)
         feed.update(self._constants)
-        for i, spec in enumerate(self.signature.inputs):
-            feed[spec.name] = _batched(spec, [chunk[i] for chunk in chunks], longest)
+        for i, port in enumerate(self._inputs):
+            feed[port.name] = port.to_graph([chunk[i] for chunk in chunks], longest)
         if self.signature.lengths is not None:
             feed[self.signature.lengths] = np.array(lengths + lengths[-1:] * fill, np.int32)  # [rows]
         fetched = dict(zip(self._fetch, self._session.run(self._fetch, feed), strict=True))
-        states = {s.input: fetched[s.output] for s in self.signature.states}
-        outputs = {o.name: _by_row(o, fetched[o.name])[:count] for o in self.signature.outputs}
+        outputs = {port.name: port.to_rows(fetched[port.name])[:count] for port in self._outputs}
         return Run(
             outputs=outputs,
-            rows=self.layout.scatter(states, count),
-            finite=_finite(outputs, lengths, states, self.signature),
+            rows=self.layout.scatter({s.input: fetched[s.output] for s in self.signature.states}, count),
+            finite=self._finite(fetched, outputs, lengths),
             padding=(count + fill) * longest - sum(lengths),
         )
+
+    def _finite(self, fetched: Tensors, outputs: Tensors, lengths: list[int]) -> list[bool]:
+        """For each row, whether what it answers and what it would keep are numbers."""
+        count = len(lengths)
+        if all(math.isfinite(tensor.sum()) for tensor in fetched.values()):
+            return [True] * count  # the ordinary case, decided at once: a sum of numbers that is finite has no NaN
+        good = np.ones(count, bool)
+        for state in self.signature.states:
+            rows = np.moveaxis(fetched[state.output], state.batch_axis, 0)[:count]
+            good &= np.isfinite(rows).reshape(count, -1).all(axis=1)
+        for tensor in outputs.values():
+            good &= [bool(np.isfinite(row[:steps]).all()) for row, steps in zip(tensor, lengths, strict=True)]
+        return good.tolist()
+
+
+class _Port:
+    """The way between rows [steps, *step shape] and the axes of one input or output of the graph."""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self.name = spec.name
+        self._dtype, self._step_shape = spec.dtype, spec.step_shape
+        self._timeless = spec.time_axis is None
+        graph = (spec.batch_axis,) if spec.time_axis is None else (spec.batch_axis, spec.time_axis)
+        rows = tuple(range(len(graph)))
+        rank = len(graph) + len(spec.step_shape)
+        self._to_graph = axes_moved(rank, rows, graph)
+        self._to_rows = axes_moved(rank, graph, rows)
+
+    def to_graph(self, rows: list[np.ndarray], longest: int) -> np.ndarray:
+        """Rows as one tensor of the graph; shorter rows are filled up with zeros."""
+        if sum(map(len, rows)) == longest * len(rows):
+            batch = np.concatenate(rows).reshape(len(rows), longest, *self._step_shape)
+        else:
+            batch = np.zeros((len(rows), longest, *self._step_shape), self._dtype)
+            for filled, row in zip(batch, rows, strict=True):
+                filled[: len(row)] = row
+        return (batch[:, 0] if self._timeless else batch).transpose(self._to_graph)
+
+    def to_rows(self, tensor: np.ndarray) -> np.ndarray:
+        """A tensor of the graph as [rows, steps, *step shape]."""
+        rows = tensor.transpose(self._to_rows)
+        return rows[:, None] if self._timeless else rows
 
 
 def load_engine(path: Path, settings: Settings) -> Engine:
@@ -115,40 +158,6 @@ def load_engine(path: Path, settings: Settings) -> Engine:
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error.detail}") from error
     return Engine(session, signature, hashlib.sha256(content).hexdigest())
-
-
-def _batched(spec: TensorSpec, rows: list[np.ndarray], longest: int) -> np.ndarray:
-    """Rows [steps, *step] as one tensor with the graph's axes; shorter rows are filled up with zeros."""
-    if all(len(row) == longest for row in rows):
-        batch = np.concatenate(rows).reshape(len(rows), longest, *spec.step_shape)
-    else:
-        batch = np.zeros((len(rows), longest, *spec.step_shape), spec.dtype)
-        for filled, row in zip(batch, rows, strict=True):
-            filled[: len(row)] = row
-    if spec.time_axis is None:
-        return np.moveaxis(batch[:, 0], 0, spec.batch_axis)
-    return np.moveaxis(batch, (0, 1), (spec.batch_axis, spec.time_axis))
-
-
-def _by_row(spec: TensorSpec, tensor: np.ndarray) -> np.ndarray:
-    """The inverse of ``_batched``: [rows, steps, *step]."""
-    if spec.time_axis is None:
-        return np.moveaxis(tensor, spec.batch_axis, 0)[:, None]
-    return np.moveaxis(tensor, (spec.batch_axis, spec.time_axis), (0, 1))
-
-
-def _finite(outputs: Tensors, lengths: list[int], states: Tensors, signature: Signature) -> list[bool]:
-    """For each row, whether what it answers and what it would keep are numbers."""
-    count = len(lengths)
-    tensors = [np.moveaxis(states[s.input], s.batch_axis, 0)[:count] for s in signature.states] + list(outputs.values())
-    if all(np.isfinite(t).all() for t in tensors):  # the ordinary case, decided at once
-        return [True] * count
-    good = np.ones(count, bool)
-    for tensor in tensors[: len(signature.states)]:
-        good &= np.isfinite(tensor).reshape(count, -1).all(axis=1)
-    for tensor in outputs.values():
-        good &= [bool(np.isfinite(row[:steps]).all()) for row, steps in zip(tensor, lengths, strict=True)]
-    return good.tolist()
 
 
 def _check_graph(session: ort.InferenceSession, signature: Signature) -> None:

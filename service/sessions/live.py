@@ -8,10 +8,10 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from enum import Enum
 
 import numpy as np
+from msgspec.structs import replace
 
 from service.batching import resolve
 from service.clock import Clock

@@ -10,6 +10,8 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from msgspec import structs
+
 from service.clock import Clock
 from service.engine.runtime import Chunk
 from service.errors import NothingToContinue, WriteConflict
@@ -99,7 +101,7 @@ class Turns:
             done = await run_segments(live.model, live.record.row, request.chunk, request.view, deadline, gone)
             part = Part(request.steps, request.view, digest, live.ordinal)
             record = await self._commit(live, Item(row=done.row, parts=(part,), keep_from=seen), done)
-            return replace(record.answers[-1], outputs=done.shown[0]), False
+            return structs.replace(record.answers[-1], outputs=done.shown[0]), False
 
         return await self.hold(live, deadline, job)
 

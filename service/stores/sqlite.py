@@ -55,6 +55,10 @@ _CHECKPOINT_BYTES = 4 * 2**20
 _CHECKPOINT_PAGES = 16_384  # SQLite's own checkpoint, inside a commit: only where housekeeping cannot keep up
 
 
+class _SomeMoved(Exception):
+    """A session of the batch was moved by another process: the batch is rolled back."""
+
+
 class SqliteStore(Store):
     """Sessions in the SQLite file at ``path``; ``fsync``: every commit reaches the disk before it returns."""
 
@@ -85,13 +89,14 @@ class SqliteStore(Store):
 
     def commit(self, records: Sequence[Record]) -> list[bool]:
         updates = [_update(record) for record in records]
-        with self._transaction() as db:
-            db.execute("SAVEPOINT batch")
-            if db.executemany(_COMMIT, updates).rowcount == len(updates):
-                return [True] * len(updates)
-            # Somebody moved one of these sessions, which is rare: find out which, one by one.
-            db.execute("ROLLBACK TO batch")
-            return [db.execute(_COMMIT, update).rowcount == 1 for update in updates]
+        try:
+            with self._transaction() as db:
+                if db.executemany(_COMMIT, updates).rowcount != len(updates):
+                    raise _SomeMoved
+        except _SomeMoved:  # which is rare: find out which, one by one
+            with self._transaction() as db:
+                return [db.execute(_COMMIT, update).rowcount == 1 for update in updates]
+        return [True] * len(updates)
 
     def end(self, id: str, reason: EndReason, now: float) -> bool:
         with self._transaction() as db:
