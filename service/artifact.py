@@ -76,6 +76,16 @@ class StateSpec(_Part):
         return tuple(n or 1 for i, n in enumerate(self.shape) if i != self.batch_axis)
 
 
+class Scaling(_Part):
+    """Mean and scale of each feature, in the user's units: what ordinary inputs look like.
+
+    The graph scales by itself; this is for whoever has to make up inputs, such as the probe and the parity gate.
+    """
+
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
 class Signature(_Part):
     """What an artifact says of itself.
 
@@ -94,6 +104,7 @@ class Signature(_Part):
     constants: dict[str, Tensor] = Field(default_factory=dict, description="inputs that always have one value")
     vocabulary: tuple[str, ...] | None = None
     features: tuple[str, ...] | None = None
+    scaling: Scaling | None = None
     made: dict[str, Any] = Field(default_factory=dict, description="data, seed, steps, losses, versions")
 
     @model_validator(mode="after")
@@ -122,6 +133,8 @@ class Signature(_Part):
         if not self.features:
             raise ValueError("a forecast model needs the names of its features")
         width = (len(self.features),)
+        if self.scaling is not None and not len(self.scaling.mean) == len(self.scaling.scale) == width[0]:
+            raise ValueError("scaling needs one mean and one scale per feature")
         if self.inputs[0].step_shape != width or self.outputs[0].step_shape != width:
             raise ValueError(f"a forecast model takes and answers its {len(self.features)} features at each step")
 

@@ -9,15 +9,47 @@ import itertools
 
 import numpy as np
 
-from service.artifact import Signature, TensorSpec
+from service.artifact import Shape, Signature, TensorSpec
+from service.engine.providers import ORT_ERRORS, first_line
 from service.engine.runtime import Chunk, Engine
+from service.errors import ArtifactError
 
 _CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 _STEPS = 19  # odd, and longer than the blocks that matrix kernels work in
 
 
 def probe(engine: Engine) -> None:
-    """Set ``engine.min_rows`` and ``engine.bit_exact`` to what holds for this model here."""
+    """Set ``engine.min_rows`` and ``engine.bit_exact`` to what holds for this model here.
+
+    Raises:
+        ArtifactError: the graph cannot be run, or does not answer in the shapes that its signature says.
+    """
+    try:
+        _check_shapes(engine)
+        _find_padding(engine)
+    except ORT_ERRORS as error:
+        raise ArtifactError(f"the graph loads, but does not run: {first_line(error)}") from error
+
+
+def _check_shapes(engine: Engine) -> None:
+    """Hold what the graph returns against the signature; the graph itself need not say its shapes."""
+    signature, rows = engine.signature, 2
+    steps = 3 if signature.has_time_axis else 1
+    chunk = random_chunk(signature, steps, np.random.default_rng(0))
+    fetched = engine.fetch([engine.initial_row] * rows, [chunk] * rows, [steps] * rows)
+    expected = {s.output: _shape(s.shape, {s.batch_axis: rows}) for s in signature.states}
+    for o in signature.outputs:
+        expected[o.name] = _shape(o.shape, {o.batch_axis: rows, o.time_axis: steps})
+    for name, shape in expected.items():
+        if fetched[name].shape != shape:
+            raise ArtifactError(f"output {name!r} has shape {fetched[name].shape} where its signature says {shape}")
+
+
+def _shape(shape: Shape, lengths: dict[int | None, int]) -> tuple[int, ...]:
+    return tuple(lengths.get(axis, n or 1) for axis, n in enumerate(shape))
+
+
+def _find_padding(engine: Engine) -> None:
     random = np.random.default_rng(0)
     steps = _STEPS if engine.signature.has_time_axis else 1
     count = max(_CANDIDATES) + 1
@@ -33,7 +65,7 @@ def probe(engine: Engine) -> None:
 
 
 def random_chunk(signature: Signature, steps: int, random: np.random.Generator) -> Chunk:
-    """A chunk [steps, *step shape] of each input that the model accepts."""
+    """A chunk [steps, *step shape] of each input, such as clients send: a forecast's in its own units."""
     return tuple(_random_input(signature, spec, steps, random) for spec in signature.inputs)
 
 
@@ -42,7 +74,10 @@ def _random_input(signature: Signature, spec: TensorSpec, steps: int, random: np
     if signature.vocabulary is not None and spec is signature.inputs[0]:
         return random.integers(0, len(signature.vocabulary), shape).astype(spec.dtype)
     if spec.dtype.startswith("float"):
-        return random.standard_normal(shape).astype(spec.dtype)
+        values = random.standard_normal(shape)
+        if signature.scaling is not None and spec is signature.inputs[0]:
+            values = values * signature.scaling.scale + signature.scaling.mean
+        return values.astype(spec.dtype)
     return random.integers(0, 2, shape).astype(spec.dtype)
 
 

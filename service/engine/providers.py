@@ -1,10 +1,16 @@
 """Which execution provider runs: the user's wish held against what this machine can really load."""
 
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from service.errors import SettingsError
 from service.settings import Settings
 
+# Every error of ONNX Runtime derives from Exception directly; its own module is the only list of them.
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    *(e for e in vars(ort_state).values() if isinstance(e, type) and issubclass(e, Exception)),
+)
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
@@ -16,7 +22,7 @@ def session_options(settings: Settings) -> ort.SessionOptions:
     # Spinning burns a core between ticks; memory patterns assume one shape, and ours vary from tick to tick.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_mem_pattern = False
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails comes as an exception, which is told in our own words
     return options
 
 
@@ -43,6 +49,11 @@ def open_session(model: bytes | str, settings: Settings) -> ort.InferenceSession
 def running_provider(session: ort.InferenceSession) -> str:
     """``cuda`` or ``cpu``: the provider that the session really has first in line."""
     return "cuda" if session.get_providers()[0] == CUDA else "cpu"
+
+
+def first_line(error: Exception) -> str:
+    """What ONNX Runtime says of an error, without its traces."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _why_not_cuda() -> str | None:

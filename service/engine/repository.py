@@ -21,6 +21,15 @@ class LoadedModel:
     engine: Engine
 
 
+def _ready(path: Path, settings: Settings) -> Engine:
+    engine = load_engine(path, settings)
+    try:
+        probe(engine)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error.detail}") from error
+    return engine
+
+
 def load_repository(folder: Path, settings: Settings) -> tuple[list[LoadedModel], list[str]]:
     """Every artifact that can be served, and one sentence for each that cannot.
 
@@ -34,8 +43,7 @@ def load_repository(folder: Path, settings: Settings) -> tuple[list[LoadedModel]
         try:
             if not version.isdecimal():
                 raise ArtifactError(f"{path.parent}: a version folder is a whole number, such as 1")
-            engine = load_engine(path, settings)
-            probe(engine)
+            engine = _ready(path, settings)
         except ArtifactError as error:
             log.warning("left out: %s", error.detail)
             problems.append(error.detail)

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
 
 from service.artifact import SIGNATURE_KEY, Signature, TensorSpec, parse_signature
-from service.engine.providers import open_session, running_provider
+from service.engine.providers import ORT_ERRORS, first_line, open_session, running_provider
 from service.errors import ArtifactError
 from service.settings import Settings
 from service.state import RowLayout, Tensors, axes_moved
@@ -80,27 +79,31 @@ class Engine:
         fill = max(0, self.min_rows - count)
         if fill:
             rows, chunks = [*rows, *[rows[-1]] * fill], [*chunks, *[chunks[-1]] * fill]
-        longest = max(lengths)
-        feed = self.layout.gather(rows)
-        feed.update(self._constants)
-        for i, port in enumerate(self._inputs):
-            feed[port.name] = port.to_graph([chunk[i] for chunk in chunks], longest)
-        if self.signature.lengths is not None:
-            feed[self.signature.lengths] = np.array(lengths + lengths[-1:] * fill, np.int32)  # [rows]
-        fetched = dict(zip(self._fetch, self._session.run(self._fetch, feed), strict=True))
+        fetched = self.fetch(rows, chunks, lengths + lengths[-1:] * fill)
         outputs = {port.name: port.to_rows(fetched[port.name])[:count] for port in self._outputs}
         return Run(
             outputs=outputs,
             rows=self.layout.scatter({s.input: fetched[s.output] for s in self.signature.states}, count),
             finite=self._finite(fetched, outputs, lengths),
-            padding=(count + fill) * longest - sum(lengths),
+            padding=(count + fill) * max(lengths) - sum(lengths),
         )
+
+    def fetch(self, rows: Sequence[bytes], chunks: Sequence[Chunk], lengths: list[int]) -> dict[str, np.ndarray]:
+        """The graph's own outputs and new states, by name, in the graph's axes, for exactly these rows."""
+        feed = self.layout.gather(rows)
+        feed.update(self._constants)
+        for i, port in enumerate(self._inputs):
+            feed[port.name] = port.to_graph([chunk[i] for chunk in chunks], max(lengths))
+        if self.signature.lengths is not None:
+            feed[self.signature.lengths] = np.array(lengths, np.int32)  # [rows]
+        return dict(zip(self._fetch, self._session.run(self._fetch, feed), strict=True))
 
     def _finite(self, fetched: Tensors, outputs: Tensors, lengths: list[int]) -> list[bool]:
         """For each row, whether what it answers and what it would keep are numbers."""
         count = len(lengths)
-        if all(math.isfinite(tensor.sum()) for tensor in fetched.values()):
-            return [True] * count  # the ordinary case, decided at once: a sum of numbers that is finite has no NaN
+        with np.errstate(over="ignore", invalid="ignore"):
+            if all(math.isfinite(tensor.sum()) for tensor in fetched.values()):
+                return [True] * count  # the ordinary case, decided at once: NaN and infinity stay in a sum
         good = np.ones(count, bool)
         for state in self.signature.states:
             rows = np.moveaxis(fetched[state.output], state.batch_axis, 0)[:count]
@@ -147,8 +150,8 @@ def load_engine(path: Path, settings: Settings) -> Engine:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
     try:
         session = open_session(content, settings)
-    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, RuntimeError) as error:
-        raise ArtifactError(f"{path} is not an ONNX model that ONNX Runtime can load: {_first_line(error)}") from error
+    except ORT_ERRORS as error:
+        raise ArtifactError(f"{path} is not an ONNX model that ONNX Runtime can load: {first_line(error)}") from error
     document = session.get_modelmeta().custom_metadata_map.get(SIGNATURE_KEY)
     if document is None:
         raise ArtifactError(f"{path} carries no {SIGNATURE_KEY}: it was not exported or adopted by lstm-serve")
@@ -190,7 +193,3 @@ def _check_tensor(
     for axis, (have, said) in enumerate(zip(node.shape, shape, strict=True)):
         if isinstance(have, int) and have != said:
             raise ArtifactError(f"axis {axis} of {kind} {name!r} is {have} in the graph and {said} in the signature")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,112 @@
+"""What an artifact says of itself."""
+
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import onnx
+import pytest
+from torch import Tensor
+
+from export import network as network_module
+from export.errors import ExportError
+from export.graph import build
+from export.network import freeze, made_by
+from export.signature import attach, describe
+from model import checkpoint
+from model.networks import Network, State
+from service.artifact import SIGNATURE_KEY, Signature, parse_signature
+from tests.support import artifacts
+
+
+def _in_file(path: Path) -> Signature:
+    properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    return parse_signature(properties[SIGNATURE_KEY])
+
+
+def test_language_signature(language: Network) -> None:
+    """Tokens in, log-probabilities over the vocabulary out, h and c carried, lengths named."""
+    signature = describe(freeze(language))
+    assert (signature.task, signature.cell, signature.lengths) == ("language", "lstm", "lengths")
+    assert signature.vocabulary == tuple("abcdefg\n")
+    assert [(i.name, i.dtype, i.shape) for i in signature.inputs] == [("tokens", "int64", (None, None))]
+    assert [(o.name, o.dtype, o.shape) for o in signature.outputs] == [("logprobs", "float32", (None, None, 8))]
+    assert [(s.input, s.output, s.shape, s.batch_axis) for s in signature.states] == [
+        ("h", "h_next", (2, None, 12), 1),
+        ("c", "c_next", (2, None, 12), 1),
+    ]
+
+
+def test_forecast_signature(forecast: Network) -> None:
+    """Values in, the next values of all features out, in the same order; the scaling is recorded."""
+    signature = describe(freeze(forecast))
+    assert (signature.task, signature.features, signature.vocabulary) == ("forecast", ("pressure", "flow"), None)
+    assert signature.inputs[0].step_shape == signature.outputs[0].step_shape == (2,)
+    assert signature.scaling is not None
+    assert signature.scaling.mean == pytest.approx([101_300.0, 0.002])
+    assert signature.scaling.scale == pytest.approx([850.0, 0.0004])
+
+
+def test_made_tells_training_and_export(language: Network) -> None:
+    """What training recorded is kept as it was; the versions that exported are added."""
+    made = made_by(checkpoint.Checkpoint(language, language.config, {"seed": 7, "losses": {"best": 1.25}}))
+    assert made["seed"] == 7
+    assert made["losses"] == {"best": 1.25}
+    assert set(made["export"]["versions"]) == {"lstm-serve", "onnx", "onnxruntime", "torch"}
+
+
+def test_made_names_a_source_tree(language: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where lstm-serve runs without being installed, the record says so instead of naming a version."""
+
+    def missing(package: str) -> str:
+        if package == "lstm-serve":
+            raise PackageNotFoundError
+        return "1.0"
+
+    monkeypatch.setattr(network_module, "version", missing)
+    made = made_by(checkpoint.Checkpoint(language, language.config, {}))
+    assert made["export"]["versions"]["lstm-serve"] == "source tree"
+
+
+def test_a_network_of_another_kind_is_refused(language: Network) -> None:
+    """A network that has no graph is told by name."""
+
+    class Other(Network):
+        def forward(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+            return inputs, state
+
+    with pytest.raises(ExportError, match="a network of the kind Other cannot be exported"):
+        freeze(Other(language.config, 5, 8))
+
+
+def test_signature_travels_in_the_file(network: Network, tmp_path: Path) -> None:
+    """The metadata of the file holds exactly the signature that was attached."""
+    weights = freeze(network)
+    signature = describe(weights, {"seed": 3})
+    path = tmp_path / "model.onnx"
+    path.write_bytes(attach(build(weights), signature))
+    assert _in_file(path) == signature
+
+
+def test_the_same_weights_give_the_same_file(network: Network) -> None:
+    """Nothing in an artifact depends on when it was made, so that its fingerprint can be reproduced."""
+    weights = freeze(network)
+    assert attach(build(weights), describe(weights)) == attach(build(weights), describe(weights))
+
+
+def test_weights_are_copies(forecast: Network) -> None:
+    """Frozen weights do not change when training goes on."""
+    weights = freeze(forecast)
+    before = weights.recurrence.head_bias.copy()
+    forecast.head.bias.data += 1
+    assert (weights.recurrence.head_bias == before).all()
+    assert asdict(weights)["features"] == ("pressure", "flow")
+
+
+def test_support_artifacts_describe_themselves(tmp_path: Path) -> None:
+    """The small artifacts of the tests carry full signatures of all three tasks."""
+    folder = artifacts.repository(
+        tmp_path, adder=artifacts.running_sum, words=artifacts.language, wave=artifacts.forecast, bad=artifacts.poison
+    )
+    tasks = {path.parts[-3]: _in_file(path).task for path in folder.glob("*/1/model.onnx")}
+    assert tasks == {"adder": "generic", "words": "language", "wave": "forecast", "bad": "generic"}
