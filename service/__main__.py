@@ -2,11 +2,13 @@
 
 import logging
 import signal
+import socket
 
 import uvicorn
 
 from service import logs
 from service.app import build
+from service.errors import SettingsError
 from service.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
@@ -15,10 +17,9 @@ log = logging.getLogger(__name__)
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then stop accepting, finish what was accepted, close, and return."""
     logs.set_up(settings.log_level)
+    listener = listen(settings.host, settings.port)
     config = uvicorn.Config(
         build(settings),
-        host=settings.host,
-        port=settings.port,
         loop="uvloop",
         http="httptools",
         access_log=False,
@@ -31,8 +32,17 @@ def run(settings: Settings) -> None:
     # uvicorn raises the signal again once it has shut down in order; taken by a handler of ours, the exit status is 0.
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: None)
-    uvicorn.Server(config).run()
+    log.info("listening on http://%s:%d", *listener.getsockname()[:2])
+    uvicorn.Server(config).run(sockets=[listener])
     log.info("closed")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; SettingsError where the address cannot be had."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}", field="port") from error
 
 
 if __name__ == "__main__":

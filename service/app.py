@@ -18,7 +18,7 @@ from service.api.edge import Edge
 from service.api.problems import invalid, problem, reason
 from service.clock import Clock, SystemClock
 from service.engine.repository import load_repository
-from service.errors import InvalidInput, ServiceError, UnknownPath, WrongMethod
+from service.errors import InvalidInput, MalformedBody, ServiceError, UnknownPath, WrongMethod
 from service.metrics import Metrics
 from service.models import Model, Models
 from service.sessions.sessions import Sessions
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 VERSION = version("lstm-serve")
 _ANY_ERROR = 500
-_NOT_FOUND, _WRONG_METHOD = 404, 405
+_NAMED = {400: MalformedBody, 404: UnknownPath, 405: WrongMethod}
 
 
 def open_store(settings: Settings) -> Store:
@@ -103,7 +103,7 @@ def _ours(error: Exception) -> Exception:
     if isinstance(error, RequestValidationError):
         return invalid(error.errors())
     if isinstance(error, HTTPException) and error.status_code < _ANY_ERROR:
-        named = {_NOT_FOUND: UnknownPath, _WRONG_METHOD: WrongMethod}.get(error.status_code, InvalidInput)
+        named = _NAMED.get(error.status_code, InvalidInput)
         return named(str(error.detail))
     return error
 

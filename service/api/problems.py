@@ -82,6 +82,10 @@ def invalid(found: Sequence[Mapping[str, Any]]) -> InvalidInput | MalformedBody:
     first = found[0]
     if first["type"] == "json_invalid":
         return MalformedBody(f"the body is not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}")
+    if first["loc"] == ("body",):
+        if first["type"] == "missing":
+            return MalformedBody("the body is empty: expected a JSON object")
+        return InvalidInput("the body is not a JSON object with the header content-type: application/json")
     field = field_name([part for part in first["loc"] if part != "body"])
     return InvalidInput(f"{field}: {first['msg']}" if field else first["msg"], field=field or None)
 

@@ -1,0 +1,85 @@
+"""A real server process for tests: started, killed and started again on the same port and data folder."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+START_LIMIT_S = 60.0
+_LISTENING = re.compile(rb"listening on (http://127\.0\.0\.1:(\d+))")
+
+
+class Server:
+    """``python -m service`` with the settings given as ``LSTM_SERVE_...``; used as a context manager."""
+
+    def __init__(self, folder: Path, repository: Path, **settings: object) -> None:
+        self._folder = folder
+        self._settings = {"port": 0, "model_repository": repository, "store": f"sqlite:{folder}/sessions.db"} | settings
+        self._log = folder / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
+    @property
+    def log(self) -> str:
+        """What the server has written since it was last started."""
+        return self._log.read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start, and wait until it listens; the port stays the same from the second time on."""
+        environment = os.environ | {f"LSTM_SERVE_{k.upper()}": str(v) for k, v in self._settings.items()}
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "service"], env=environment, stderr=log, stdout=log, start_new_session=True
+            )
+        deadline = time.monotonic() + START_LIMIT_S
+        while not (found := _LISTENING.search(self._log.read_bytes())):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the server did not start:\n{self.log}")
+            time.sleep(0.02)
+        self.url = found[1].decode()
+        self._settings["port"] = int(found[2])
+
+    def kill(self) -> None:
+        """SIGKILL: no farewell."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit status."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(timeout=START_LIMIT_S)
+
+    def client(self) -> httpx.Client:
+        """A client of this server."""
+        return httpx.Client(base_url=self.url, timeout=30.0)
+
+
+def create(client: httpx.Client, model: str, **body: object) -> str:
+    """A new session's path."""
+    answer = client.post("/v1/sessions", json={"model": model, **body})
+    assert answer.status_code == 201, answer.text
+    return str(answer.headers["location"])
