@@ -6,7 +6,6 @@ imports torch, onnx or the server before it is really called, so that help is qu
 
 import sys
 
-import click
 import typer
 from rich.console import Console
 
@@ -25,6 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help tells every option's whole name, also on a narrow terminal
 )
 app.add_typer(model.command.app, name="train")
 for commands in (export.command.app, service.command.app):
@@ -34,12 +34,7 @@ for commands in (export.command.app, service.command.app):
 def main() -> None:
     """Run the command line; exit status 2 for what the user can mend, with one sentence on standard error."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        app()
     except (ServiceError, ExportError, ModelError) as error:
         _fail(str(error))
     except ModuleNotFoundError as error:

@@ -25,6 +25,7 @@ def run(settings: Settings) -> None:
         access_log=False,
         log_config=None,
         proxy_headers=False,
+        timeout_keep_alive=75,  # longer than clients keep idle connections, so that they do not meet a closed one
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),

@@ -1,7 +1,7 @@
 """The server's commands: ``serve`` and ``models``. Nothing heavy is imported before one of them is called."""
 
 import inspect
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from pydantic.fields import FieldInfo
@@ -33,13 +33,12 @@ def models(
     from service.engine.repository import load_repository
 
     loaded, problems = load_repository(settings.model_repository, settings)
-    table = Table("model", "version", "task", "cell", "state bytes", "provider", "bit-exact from", "fingerprint")
+    table = Table("model", "task", "cell", "state", "on", "bit-exact", "fingerprint", box=None)
     for m in loaded:
         e, s = m.engine, m.engine.signature
-        exact = f"{e.min_rows} rows" if e.bit_exact else "never"
-        table.add_row(
-            *(m.name, m.version, s.task, s.cell or "-", str(e.layout.row_bytes), e.provider, exact, e.fingerprint[:12])
-        )
+        exact = f"from {e.min_rows} up" if e.bit_exact else "no"
+        state = f"{e.layout.row_bytes} B"
+        table.add_row(f"{m.name}/{m.version}", s.task, s.cell or "-", state, e.provider, exact, e.fingerprint[:12])
     console = Console()
     console.print(table)
     for problem in problems:
@@ -50,9 +49,16 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     """A setting as an option of the command line. Values are checked by the settings themselves, in one place."""
     default = field.get_default()
     shown = "" if default is PydanticUndefined else f" [default: {default}]"
-    option = typer.Option(help=f"{field.description}{shown}", show_default=False)
+    option = typer.Option(help=f"{field.description}{shown}", show_default=False, metavar=_metavar(field.annotation))
     kind = bool | None if field.annotation is bool else str | None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
+
+
+def _metavar(annotation: Any) -> str | None:  # noqa: ANN401 - any annotation of a setting
+    """How the value is shown: its choices, or its kind."""
+    if annotation is bool:
+        return None
+    return "|".join(get_args(annotation)) or annotation.__name__.upper()
 
 
 serve.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer reads the options from here

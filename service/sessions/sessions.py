@@ -166,12 +166,13 @@ class Sessions:
         for chunk in chunks:
             self._check_steps(len(chunk[0]))
         deadline = self._deadline()
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(run_segments(model, model.engine.initial_row, chunk, view, deadline))
-                for chunk in chunks
-            ]
-        return [task.result().shown[0] for task in tasks]
+        row = model.engine.initial_row
+        runs = [asyncio.ensure_future(run_segments(model, row, chunk, view, deadline)) for chunk in chunks]
+        try:
+            return [done.shown[0] for done in await asyncio.gather(*runs)]
+        finally:  # after a failure, or when the client has gone, nobody wants the others
+            for run in runs:
+                run.cancel()
 
     def generate_from(self, model: Model, prompt: Chunk, request: Generate) -> "AsyncIterator[Generated]":
         """Continue a prompt from the initial state, without a session."""

@@ -369,10 +369,12 @@ class TestBadInput:
         ):
             _problem(answer, 404, "unknown-session", "id")
 
-    def test_too_many_sequences(self, client: httpx.Client) -> None:
-        """A predict request has a bound on its sequences."""
+    def test_sequences(self, client: httpx.Client) -> None:
+        """A predict request has a bound on its sequences, and one bad sequence refuses the whole."""
         _problem(client.post("/v1/models/sum/predict", json={"inputs": [[1]] * 257}), 413, "too-large", "inputs")
         _problem(client.post("/v1/models/sum/predict", json={"inputs": []}), 422, "invalid-input", "inputs")
+        answer = client.post("/v1/models/poison/predict", json={"inputs": [[1], [POISON]]})
+        _problem(answer, 422, "not-finite")
         answer = client.post("/v1/models/sum/predict", json={"inputs": [[1], ["a"]]})
         _problem(answer, 422, "invalid-input", "inputs[1][0]")
 
