@@ -1,6 +1,6 @@
 """Steps per second, latency and server CPU of one service on this machine: one token per request, SQLite commits on.
 
-    python bench/steps.py [--seconds 5] [--sessions 1,16,64,256] [--model language]
+    python -m bench.steps [--seconds 5] [--sessions 1,16,64,256] [--model language]
 
 Each session keeps one connection with one request in flight. The server's CPU time is the operating system's own
 account of its process, over the measured seconds only. Machines are noisy: compare figures of one run with each other.

@@ -10,8 +10,8 @@ from rich.console import Console
 from export import report
 from export.errors import ExportError
 from export.parity import Reference, Report, check
+from service.engine import ort
 from service.engine.probe import probe
-from service.engine.providers import ORT_ERRORS, first_line
 from service.engine.runtime import Engine, load_engine
 from service.settings import load_settings
 
@@ -30,8 +30,8 @@ def run_gate(engine: Engine, reference: Reference | None, console: Console) -> R
     probe(engine)
     try:
         found = check(engine, reference)
-    except ORT_ERRORS as error:  # the probe's batches ran, a longer or larger one did not
-        raise ExportError(f"the artifact loads, but does not run: {first_line(error)}") from error
+    except ort.ERRORS as error:  # the probe's batches ran, a longer or larger one did not
+        raise ExportError(f"the artifact loads, but does not run: {ort.first_line(error)}") from error
     console.print(report.table(found))
     _say(console, report.bits(found))
     found.require()

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-import onnxruntime
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -17,6 +16,7 @@ from service.api.asgi import App, ClientDisconnected
 from service.api.edge import Edge
 from service.api.problems import invalid, problem, reason
 from service.clock import Clock, SystemClock
+from service.engine import ort
 from service.engine.repository import load_repository
 from service.errors import InvalidInput, MalformedBody, ServiceError, UnknownPath, WrongMethod
 from service.metrics import Metrics
@@ -109,7 +109,7 @@ def _ours(error: Exception) -> Exception:
 
 
 def _tell_versions(metrics: Metrics, served: Models) -> None:
-    versions = {"version": VERSION, "onnxruntime": onnxruntime.__version__, "python": platform.python_version()}
+    versions = {"version": VERSION, "onnxruntime": ort.VERSION, "python": platform.python_version()}
     metrics.build.info(versions)
     for m in served.all:
         e = m.engine

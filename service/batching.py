@@ -30,7 +30,7 @@ class Work(Protocol):
         ...
 
     def claim(self) -> int:
-        """Its size in steps, asked while a tick is formed; 0 when nobody wants it any more: it is dropped."""
+        """Its size in steps, asked while a tick is formed; 0 when there is nothing to run (any more)."""
         ...
 
     def start(self) -> None:
@@ -57,10 +57,6 @@ class Observer(Protocol):
         """A tick came to nothing."""
         ...
 
-    def dropped(self) -> None:
-        """A work was dropped before it ran."""
-        ...
-
     def loop_ended(self) -> None:
         """The loop ended though it was not told to: nothing will be served from this queue again."""
         ...
@@ -69,9 +65,11 @@ class Observer(Protocol):
 class Call(Generic[P]):
     """The plain kind of work: one item, and a future for the one who waits for its outcome."""
 
-    __slots__ = ("_clock", "_deadline", "future", "item", "since", "size")
+    __slots__ = ("_clock", "_deadline", "_dropped", "future", "item", "since", "size")
 
-    def __init__(self, item: P, size: int, clock: Clock, deadline: float) -> None:
+    def __init__(
+        self, item: P, size: int, clock: Clock, deadline: float, dropped: Callable[[], None] = lambda: None
+    ) -> None:
         """``deadline``, on the clock's monotonic time: when the item is dropped if it has not run."""
         self.item = item
         self.size = size
@@ -79,12 +77,16 @@ class Call(Generic[P]):
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._clock = clock
         self._deadline = deadline
+        self._dropped = dropped  # told of it, so that drops are counted
 
     def claim(self) -> int:
         """See ``Work``."""
-        if self._clock.monotonic() > self._deadline:
-            resolve(self.future, DeadlineExceeded("the request waited too long and was dropped before it ran"))
-        return 0 if self.future.done() else self.size
+        late = self._clock.monotonic() > self._deadline
+        if not late and not self.future.done():
+            return self.size
+        self._dropped()
+        resolve(self.future, DeadlineExceeded("the request waited too long and was dropped before it ran"))
+        return 0
 
     def start(self) -> None:
         """See ``Work``."""
@@ -175,9 +177,10 @@ class Batcher(Generic[W]):
             tick = self._form()
             if not tick:
                 continue
-            self._running = tick
             try:
                 outcomes = await loop.run_in_executor(self._thread, self._run_batch, tick)
+                if len(outcomes) != len(tick):
+                    raise RuntimeError(f"{len(outcomes)} outcomes for {len(tick)} works")
             except Exception as error:  # noqa: BLE001 - whatever a tick raises goes to its own works; the loop goes on
                 outcomes = self._failed(tick, error)
             self._running = ()
@@ -185,23 +188,27 @@ class Batcher(Generic[W]):
 
     def _form(self) -> list[W]:
         """Take the works of the next tick out of the queue: the oldest, and others of like size behind it."""
-        tick: list[W] = []
+        self._running = tick = list[W]()  # at no moment is a work neither here nor in the queue: see `_ended`
         later: list[W] = []
-        size_class: int | None = None
+        size_class = 0
         now = self._clock.monotonic()
-        while self._queue and len(tick) < self._max_batch:
-            work = self._queue.popleft()
-            size = work.claim()
-            if size == 0:
-                self._observer.dropped()
-            elif size_class is None or self._like(size) == size_class:
-                size_class = self._like(size)
+        try:
+            while self._queue and len(tick) < self._max_batch:
+                work = self._queue[0]
+                size = work.claim()
+                like = self._like(size)
+                self._queue.popleft()
+                if size == 0:
+                    continue
+                if tick and like != size_class:
+                    later.append(work)
+                    continue
+                size_class = like
+                tick.append(work)
                 self._observer.waited(now - work.since)
                 work.start()
-                tick.append(work)
-            else:
-                later.append(work)
-        self._queue.extendleft(reversed(later))
+        finally:
+            self._queue.extendleft(reversed(later))
         return tick
 
     def _deliver(self, tick: Sequence[W], outcomes: Sequence[object]) -> None:

@@ -138,7 +138,7 @@ class ModelMetrics:
         self._tick_failures.inc()
 
     def dropped(self) -> None:
-        """See ``batching.Observer``."""
+        """A request was dropped before it ran: its client had gone, or it had waited too long."""
         self._dropped.inc()
 
     def loop_ended(self) -> None:

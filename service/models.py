@@ -1,5 +1,6 @@
 """The models that are served: for each an engine, its stepper and its batcher, found by name or by fingerprint."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -63,7 +64,7 @@ class Model:
 
     async def run(self, item: Item, steps: int, deadline: float, *, admitted: bool) -> Stepped:
         """Run one item through the batcher; what its row or its tick failed with is raised."""
-        work = Call(item, steps, self._clock, deadline)
+        work = Call(item, steps, self._clock, deadline, self.metrics.dropped)
         self.batcher.submit(work, admitted=admitted)
         stepped: Stepped = await work.future
         return stepped
@@ -105,5 +106,4 @@ class Models:
 
     async def close(self, within_s: float) -> None:
         """Finish what was accepted and end the batchers."""
-        for model in self.all:
-            await model.batcher.close(within_s)
+        await asyncio.gather(*(model.batcher.close(within_s) for model in self.all))

@@ -23,7 +23,8 @@ class View:
         """
         shown = outputs if self.every else {name: values[-1] for name, values in outputs.items()}
         if self.top_k == 0:
-            return {name: np.ascontiguousarray(values) for name, values in shown.items()}
+            # Copies: a kept answer that is a view would keep the outputs of its whole tick in memory.
+            return {name: np.array(values, order="C") for name, values in shown.items()}
         return top(next(iter(shown.values())), self.top_k)
 
     def join(self, segments: list[Tensors]) -> Tensors:
@@ -52,5 +53,5 @@ def top(logprobs: np.ndarray, k: int) -> Tensors:
     if k == 1:
         tokens = logprobs.argmax(axis=-1, keepdims=True)
     else:
-        tokens = np.argsort(-logprobs, axis=-1, kind="stable")[..., :k]
+        tokens = np.argsort(-logprobs, axis=-1, kind="stable")[..., :k].copy()  # a view would keep all symbols' order
     return {"tokens": tokens, "logprobs": np.take_along_axis(logprobs, tokens, axis=-1)}

@@ -10,7 +10,7 @@ import itertools
 import numpy as np
 
 from service.artifact import Shape, Signature, TensorSpec
-from service.engine.providers import ORT_ERRORS, first_line
+from service.engine import ort
 from service.engine.runtime import Chunk, Engine
 from service.errors import ArtifactError
 
@@ -27,8 +27,8 @@ def probe(engine: Engine) -> None:
     try:
         _check_shapes(engine)
         _find_padding(engine)
-    except ORT_ERRORS as error:
-        raise ArtifactError(f"the graph loads, but does not run: {first_line(error)}") from error
+    except ort.ERRORS as error:
+        raise ArtifactError(f"the graph loads, but does not run: {ort.first_line(error)}") from error
 
 
 def _check_shapes(engine: Engine) -> None:

@@ -1,16 +1,9 @@
 """Which execution provider runs: the user's wish held against what this machine can really load."""
 
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
-
+from service.engine import ort
 from service.errors import SettingsError
 from service.settings import Settings
 
-# Every error of ONNX Runtime derives from Exception directly; its own module is the only list of them.
-ORT_ERRORS: tuple[type[Exception], ...] = (
-    RuntimeError,
-    *(e for e in vars(ort_state).values() if isinstance(e, type) and issubclass(e, Exception)),
-)
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
@@ -51,12 +44,7 @@ def running_provider(session: ort.InferenceSession) -> str:
     return "cuda" if session.get_providers()[0] == CUDA else "cpu"
 
 
-def first_line(error: Exception) -> str:
-    """What ONNX Runtime says of an error, without its traces."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _why_not_cuda() -> str | None:
-    if CUDA not in ort.get_available_providers():
+    if CUDA not in ort.available_providers():
         return "this build of ONNX Runtime has no CUDA (install the extra 'gpu')"
     return None

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from service.artifact import SIGNATURE_KEY, Signature, TensorSpec, parse_signature
-from service.engine.providers import ORT_ERRORS, first_line, open_session, running_provider
+from service.engine import ort
+from service.engine.providers import open_session, running_provider
 from service.errors import ArtifactError
 from service.settings import Settings
 from service.state import RowLayout, Tensors, axes_moved
@@ -150,8 +150,10 @@ def load_engine(path: Path, settings: Settings) -> Engine:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
     try:
         session = open_session(content, settings)
-    except ORT_ERRORS as error:
-        raise ArtifactError(f"{path} is not an ONNX model that ONNX Runtime can load: {first_line(error)}") from error
+    except ort.ERRORS as error:
+        raise ArtifactError(
+            f"{path} is not an ONNX model that ONNX Runtime can load: {ort.first_line(error)}"
+        ) from error
     document = session.get_modelmeta().custom_metadata_map.get(SIGNATURE_KEY)
     if document is None:
         raise ArtifactError(f"{path} carries no {SIGNATURE_KEY}: it was not exported or adopted by lstm-serve")
@@ -174,6 +176,10 @@ def _check_graph(session: ort.InferenceSession, signature: Signature) -> None:
     for state in signature.states:
         _check_tensor(inputs, state.input, state.dtype, state.shape, "input")
         _check_tensor(outputs, state.output, state.dtype, state.shape, "output")
+    for name, constant in signature.constants.items():
+        _check_tensor(inputs, name, constant.dtype, constant.shape, "input")
+    if signature.lengths is not None:
+        _check_tensor(inputs, signature.lengths, "int32", (None,), "input")
     named = {t.name for t in signature.inputs} | {s.input for s in signature.states} | set(signature.constants)
     missing = set(inputs) - named - {signature.lengths}
     if missing:

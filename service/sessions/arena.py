@@ -4,6 +4,7 @@ Losing a session from here loses nothing: its record is committed. Only sessions
 """
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from service.batching import Batcher, Call
 from service.clock import Clock
@@ -32,8 +33,6 @@ class _Silent:
     def waited(self, seconds: float) -> None: ...
 
     def tick_failed(self, works: int) -> None: ...
-
-    def dropped(self) -> None: ...
 
 
 class Arena:
@@ -93,7 +92,7 @@ class Arena:
         if live.record.expires_at <= self._clock.now() and not live.busy:
             raise expired(id)
         if len(self._live) > self._settings.max_live:
-            self._let_go()
+            self._let_go(but=live)  # its caller is about to wait for it: two lives of one session would share a tick
         return live
 
     async def record(self, id: str, owner: str) -> Record:
@@ -141,11 +140,10 @@ class Arena:
             )
         return Live(record, model, self._clock, self._settings.max_session_queue, self._reload)
 
-    def _let_go(self) -> None:
-        for id, live in self._live.items():
-            if not live.busy:
-                del self._live[id]
-                return
+    def _let_go(self, but: Live | None = None) -> None:
+        idle = (id for id, live in self._live.items() if not live.busy and live is not but)
+        for id in list(islice(idle, len(self._live) - self._settings.max_live)):
+            del self._live[id]
 
     async def _load(self, id: str) -> Record | Ended | UndecodableState | None:
         call = Call(id, 1, self._clock, self._clock.monotonic() + self._settings.queue_timeout_s)
@@ -174,7 +172,9 @@ class Arena:
         try:
             live.record = self._checked(id, result(), owner)
         except ServiceError as error:
-            self.drop(id, error)
+            if self._live.get(id) is live:
+                del self._live[id]
+            live.end(error)
         live.release()
 
 

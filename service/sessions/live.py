@@ -88,7 +88,7 @@ class Live:
         now = self._clock.monotonic()
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(Waiting(request, future, deadline, self.delivered, request.steps, request.digest, now))
-        self.proceed()
+        self.proceed(admitted=False)
         return future
 
     def turn(self, deadline: float) -> Turn:
@@ -120,8 +120,8 @@ class Live:
         while self._waiting:
             resolve(self._waiting.popleft().future, error)
 
-    def proceed(self) -> None:
-        """If nothing runs, let the first one that still waits go on."""
+    def proceed(self, *, admitted: bool = True) -> None:
+        """If nothing runs, let the first one that still waits go on; ``admitted``: it was accepted before."""
         while self.phase is Phase.IDLE and self._waiting:
             first = self._waiting[0]
             if self._gone(first):
@@ -131,7 +131,7 @@ class Live:
                 self.phase = Phase.HELD
                 resolve(first.future, None)
             else:
-                self._queue(first)
+                self._queue(first, admitted)
 
     def _admit(self) -> None:
         if self.over is not None:
@@ -139,9 +139,9 @@ class Live:
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded("too many requests are waiting for this session", retry_after_s=1)
 
-    def _queue(self, first: Waiting) -> None:
+    def _queue(self, first: Waiting, admitted: bool) -> None:
         try:
-            self.model.batcher.submit(self, admitted=first.tries > 0)
+            self.model.batcher.submit(self, admitted=admitted)
         except ServiceError as error:
             self._waiting.popleft()
             resolve(first.future, error)
@@ -150,9 +150,11 @@ class Live:
 
     def _gone(self, waiting: Waiting | Turn) -> bool:
         """Whether nobody waits any more; who waited too long is told so."""
-        if self._clock.monotonic() > waiting.deadline:
-            resolve(waiting.future, DeadlineExceeded("the request waited too long and was dropped before it ran"))
-        return waiting.future.done()
+        if self._clock.monotonic() <= waiting.deadline and not waiting.future.done():
+            return False
+        self.model.metrics.dropped()
+        resolve(waiting.future, DeadlineExceeded("the request waited too long and was dropped before it ran"))
+        return True
 
     # ---- as the batcher's work
 

@@ -60,9 +60,9 @@ class Sessions:
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.wait([self._sweeper])
-        await self._turns.close(self._settings.drain_s)
-        await self.models.close(self._settings.drain_s)
-        await self._arena.close(self._settings.drain_s)
+        until = self._clock.monotonic() + self._settings.drain_s
+        for part in (self._turns, self.models, self._arena):
+            await part.close(max(0.0, until - self._clock.monotonic()))
         self._io.shutdown(wait=True)
         self._store.close()
 
@@ -218,16 +218,15 @@ class Sessions:
                 await self.sweep()
             except ServiceError as error:
                 log.warning("expired sessions could not be swept: %s", error.detail)
+            except Exception:
+                log.exception("expired sessions could not be swept")  # the next search may find them
 
     async def sweep(self) -> None:
         """End what has expired, forget what ended long ago, tidy up the store."""
-        while True:
-            now = self._clock.now()
-            gone = await self._in_io(self._store.expire, now, SWEEP_BATCH)
+        now = self._clock.now()
+        while gone := await self._in_io(self._store.expire, now, SWEEP_BATCH):
             for id in gone:
                 self._forget(id, "", "expired")
-            if len(gone) < SWEEP_BATCH:
-                break
         await self._in_io(self._store.forget, now - self._settings.tombstone_s, SWEEP_BATCH)
         await self._in_io(self._store.maintain)
 

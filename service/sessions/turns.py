@@ -7,8 +7,8 @@ commit. What is not streamed is computed as a draft and committed once, at the e
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 from msgspec import structs
 
@@ -18,7 +18,7 @@ from service.errors import NothingToContinue, WriteConflict
 from service.models import Model
 from service.sessions.generation import Generated, Generation, Gone, Source, joined, retold
 from service.sessions.live import Live
-from service.sessions.requests import Advance, Generate, repeated
+from service.sessions.requests import Advance, Generate, Turn, repeated
 from service.settings import Settings
 from service.state import Answer, Record
 from service.step import Item, Part, Stepped, next_record
@@ -33,6 +33,20 @@ class ClientGone(Exception):
     """The client went away; the work stops with nothing committed."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Held(Generic[T]):
+    """A job that has, or waits for, a session to itself."""
+
+    task: "asyncio.Task[T]"
+    turn: Turn
+    gone: asyncio.Event
+
+    def leave(self) -> None:
+        """Its caller has gone: a job that runs stops between two ticks, one that waits never begins."""
+        self.gone.set()
+        self.turn.future.cancel()  # no effect where the turn has come
+
+
 class Turns:
     """Runs the work of several ticks. Mutable state: ``_tasks``, so that none is lost at a shutdown."""
 
@@ -45,6 +59,15 @@ class Turns:
 
     async def hold(self, live: Live, deadline: float, job: "Job[T]") -> T:
         """Wait for the session's turn and run the job, to its end or until the caller goes away."""
+        held = self._begin(live, deadline, job)
+        try:
+            return await asyncio.shield(held.task)
+        except asyncio.CancelledError:
+            held.leave()
+            raise
+
+    def _begin(self, live: Live, deadline: float, job: "Job[T]") -> "_Held[T]":
+        """Take a place in the session's queue at once, and run the job when its turn has come."""
         gone = asyncio.Event()
         turn = live.turn(deadline)
 
@@ -55,12 +78,7 @@ class Turns:
         task = asyncio.create_task(held())
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            gone.set()
-            turn.future.cancel()  # no effect where the turn has come: then the job stops by itself
-            raise
+        return _Held(task, turn, gone)
 
     async def _run(self, live: Live, job: "Job[T]", gone: Gone) -> T:
         try:
@@ -143,14 +161,14 @@ class Turns:
             async for generated in generation.run():
                 told.put_nowait(generated)
 
-        task = asyncio.create_task(self.hold(live, deadline, job))
-        task.add_done_callback(lambda _: told.put_nowait(None))
+        held = self._begin(live, deadline, job)
+        held.task.add_done_callback(lambda _: told.put_nowait(None))
         try:
             while (generated := await told.get()) is not None:
                 yield generated
-            await task  # raises what went wrong
+            held.task.result()  # raises what went wrong
         finally:
-            task.cancel()
+            held.leave()
 
     async def reset(self, live: Live, deadline: float) -> Record:
         """Back to the initial state; position 0, with no answers to repeat."""

@@ -67,7 +67,8 @@ class Store(ABC):
     def expire(self, now: float, limit: int) -> list[str]:
         """End at most about ``limit`` sessions whose ``expires_at`` is not after ``now``; the ids that were ended.
 
-        A session that is committed with a later ``expires_at`` before this call takes effect is not ended.
+        None were ended only where none is left to be. A session that is committed with a later ``expires_at`` before
+        this call takes effect is not ended.
         """
 
     @abstractmethod

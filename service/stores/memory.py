@@ -4,6 +4,8 @@ import heapq
 import threading
 from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
+
 from service.errors import UndecodableState
 from service.state import Record
 from service.stores.base import Ended, EndReason, Listed, Store
@@ -31,7 +33,7 @@ class MemoryStore(Store):
     def load(self, ids: Sequence[str]) -> Mapping[str, Record | Ended | UndecodableState]:
         with self._lock:
             found = {id: self._records.get(id) or self._ended.get(id) for id in ids}
-        return {id: known for id, known in found.items() if known is not None}
+        return {id: _as_stored(known) for id, known in found.items() if known is not None}
 
     def commit(self, records: Sequence[Record]) -> list[bool]:
         with self._lock:
@@ -96,3 +98,10 @@ class MemoryStore(Store):
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+def _as_stored(known: Record | Ended) -> Record | Ended:
+    """Without the ordinals of the answers: they belong to the live session that has gone, and are not stored."""
+    if isinstance(known, Ended):
+        return known
+    return replace(known, answers=tuple(replace(answer, ordinal=-1) for answer in known.answers))

@@ -1,6 +1,7 @@
 """The life of the process: refusing to start, ending in order, losing its database for a while."""
 
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -68,6 +69,18 @@ class TestRefusals:
             store = f"sqlite:{tmp_path}/b.db"
             sentence = _refused("--model-repository", str(models), "--port", port, "--store", store)
             assert f"127.0.0.1:{port}" in sentence
+
+
+def test_nobody_is_called_home(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's usage reports are off: nothing is written into the home folder."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for switch in ("XDG_CACHE_HOME", "CI", "ORT_DISABLE_TELEMETRY"):
+        monkeypatch.delenv(switch, raising=False)
+    with Server(tmp_path, models) as server, server.client() as client:
+        client.post("/v1/models/sum/predict", json={"inputs": [[1]]})
+    assert list(home.rglob("*")) == []
 
 
 class TestEnding:
@@ -145,6 +158,23 @@ class TestDatabaseTrouble:
                 other.execute("ROLLBACK")
             other.close()
             assert client.get(session).json()["position"] == 1
+            answer = client.post(f"{session}/steps", json={"inputs": [10], "position": 1})
+            assert answer.json()["outputs"] == {"y": [11.0]}
+            assert client.get("/health/ready").status_code == 200
+
+    def test_full_disk(self, models: Path, tmp_path: Path) -> None:
+        """While no file can grow steps get 503 and move nothing; as soon as there is room they go on."""
+        with Server(tmp_path, models) as server, server.client() as client:
+            session = create(client, "sum")
+            client.post(f"{session}/steps", json={"inputs": [1]})
+            written = (tmp_path / "sessions.db-wal").stat().st_size
+            unlimited = resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (written, resource.RLIM_INFINITY))
+            for _ in range(3):
+                answer = client.post(f"{session}/steps", json={"inputs": [10], "position": 1})
+                assert answer.status_code == 503
+                assert answer.json()["type"] == "urn:lstm-serve:problem:store-unavailable"
+            assert client.get("/health/ready").status_code == 503
+            resource.prlimit(server.pid, resource.RLIMIT_FSIZE, unlimited)
             answer = client.post(f"{session}/steps", json={"inputs": [10], "position": 1})
             assert answer.json()["outputs"] == {"y": [11.0]}
             assert client.get("/health/ready").status_code == 200

@@ -32,7 +32,7 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None and self._process.poll() is None:
-            self.kill()
+            self.terminate()
 
     @property
     def log(self) -> str:

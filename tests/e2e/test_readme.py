@@ -1,0 +1,81 @@
+"""The README keeps its word: its tour runs, its tables and its file tree are those of the code."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from service.settings import Settings
+from tests.support.server import Server
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+# What is made on the spot and not kept, as in .gitignore.
+UNKEPT = {".git", ".venv", "build", "data", "runs", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+UNKEPT |= {".hypothesis", ".coverage"}
+
+
+def _between(start: str, end: str) -> str:
+    found = re.search(rf"<!-- {start}.*?-->\n(.*?)<!-- {end} -->", README, re.DOTALL)
+    assert found, f"the README has no section from {start!r} to {end!r}"
+    return found[1]
+
+
+def test_settings_table() -> None:
+    """The table holds every setting with its default and its sentence, and nothing else."""
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", _between("settings", "end of the settings"), re.MULTILINE)
+    expected = [
+        (name, f"`{field.get_default()}`", str(field.description).replace("|", "\\|"))
+        for name, field in Settings.model_fields.items()
+    ]
+    assert rows == expected
+
+
+def test_file_tree() -> None:
+    """The tree names every file that is kept, each with a line of its own, and no other."""
+    told: set[str] = set()
+    folders: list[str] = []
+    for line in _between("files", "end of the files").splitlines():
+        if not (found := re.match(r"^( *)([\w.\-]+/?)(?:  +\S.*)?$", line)):
+            continue
+        depth = len(found[1]) // 2
+        folders[depth:] = [found[2]]
+        if not found[2].endswith("/"):
+            told.add("".join(folders))
+    assert told == _kept(ROOT)
+
+
+def _kept(folder: Path) -> set[str]:
+    kept = set()
+    for path in folder.rglob("*"):
+        parts = path.relative_to(ROOT).parts
+        unkept = UNKEPT & set(parts) or any(p.endswith(".egg-info") for p in parts)
+        if path.is_file() and not unkept and path.stat().st_size > 0:  # __init__.py files are empty
+            kept.add("/".join(parts))
+    return kept
+
+
+def test_tour(tmp_path: Path) -> None:
+    """Every command of the tour works as it stands, against the shipped models."""
+    tour = _between("tour", "end of the tour")
+    script = re.search(r"```sh\n(.*?)```", tour, re.DOTALL)
+    assert script
+    with Server(tmp_path, ROOT / "model_repository") as server:
+        commands = script[1].replace("URL=http://127.0.0.1:8000", f"URL={server.url}").replace("curl ", "curl -sS ")
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", commands], capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "urn:lstm-serve:problem" not in done.stdout
+        assert '"position":300' in done.stdout
+        assert "data: [DONE]" in done.stdout
+
+
+def test_no_traces() -> None:
+    """No file names this machine or holds what must not be published."""
+    private = re.compile(rb"(?m)(?:^|[^\w.-])/(?:root|work|home)/\w")
+    for name in _kept(ROOT):
+        content = (ROOT / name).read_bytes()
+        if b"\0" not in content:
+            assert not private.search(content), name
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -1,0 +1,215 @@
+"""`train language|forecast` as a user types it."""
+
+import itertools
+import json
+import math
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from model import checkpoint
+from model.command import app
+from model.errors import CheckpointError, DataError, Interrupted, ModelError
+from model.evaluation import language_metrics
+from model.streams import cut_all
+from model.text import prepare
+from model.trainer import Trainer
+from model.training import stop_on_signals
+
+QUICK = ["--hidden", "8", "--layers", "1", "--sequence", "20", "--batch", "4", "--seed", "3"]
+
+
+@pytest.fixture(autouse=True)
+def _keep_random_state() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """A small text."""
+    path = tmp_path / "rhyme.txt"
+    path.write_text("so much depends upon a red wheel barrow\n" * 60, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A CSV file of two waves and a time column."""
+    path = tmp_path / "plant.csv"
+    rows = [f"{i},{20 + 5 * math.sin(i / 5):.4f},{math.cos(i / 5):.4f}" for i in range(400)]
+    path.write_text("hour,load,wind\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def _train(*words: str | Path) -> str:
+    """Run the command; its output, or the exception that it raised."""
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_language_leaves_a_checkpoint(text: Path, tmp_path: Path) -> None:
+    """Training on a text leaves a loadable network, how it was made, and a plot of the losses."""
+    output = _train("language", "--text", text, "--out", tmp_path / "out", "--epochs", "2", *QUICK)
+    assert "nats per character" in output
+    loaded = checkpoint.load(tmp_path / "out")
+    assert "".join(loaded.config.vocabulary) == "\n abcdehlmnoprsuw"
+    made = loaded.provenance
+    assert made["seed"] == 3
+    assert made["finished"] is True
+    assert made["data"]["source"] == "rhyme.txt"
+    assert made["cpu_seconds"] > 0
+    assert made["metrics"]["validation_nats_per_character"] == pytest.approx(
+        made["losses"]["best_validation"], rel=0.05
+    )
+    assert set(made["versions"]) == {"python", "torch", "lstm-serve"}
+    assert (tmp_path / "out" / "losses.png").read_bytes().startswith(b"\x89PNG")
+    assert str(tmp_path) not in json.dumps(made["options"])
+
+
+def test_forecast_learns_from_a_table(table: Path, tmp_path: Path) -> None:
+    """Training on a CSV beats repeating the last value, in the user's units, and draws a forecast."""
+    words = ["--csv", table, "--target", "load", "--features", "wind", "--time", "hour", "--rollout", "5"]
+    _train("forecast", *words, "--out", tmp_path / "out", "--epochs", "60", "--learning-rate", "0.02", *QUICK)
+    loaded = checkpoint.load(tmp_path / "out")
+    assert loaded.config.features == ("load", "wind")
+    metrics = loaded.provenance["metrics"]
+    assert metrics["validation_rmse"] < 0.5 * metrics["validation_rmse_of_repeating"]
+    assert 19 < float(loaded.network.get_buffer("mean")[0]) < 21
+    assert (tmp_path / "out" / "forecast.png").exists()
+
+
+def test_scaling_is_learned_on_the_training_split_only(table: Path, tmp_path: Path) -> None:
+    """Rows of the validation split change neither mean nor scale."""
+    lines = table.read_text(encoding="utf-8").splitlines()
+    table.write_text("\n".join([*lines[:381], "9999,1e6,1e6"]) + "\n", encoding="utf-8")
+    words = ["--csv", table, "--target", "load", "--epochs", "1", "--validation", "0.2"]
+    _train("forecast", *words, "--out", tmp_path / "out", *QUICK)
+    network = checkpoint.load(tmp_path / "out").network
+    assert float(network.get_buffer("scale")[0]) < 10
+
+
+def test_sine_is_the_default_forecast(tmp_path: Path) -> None:
+    """Without a CSV the sine exercise is trained, and its figures are those of the three test waves."""
+    _train("forecast", "--epochs", "1", "--out", tmp_path / "out", *QUICK)
+    made = checkpoint.load(tmp_path / "out").provenance
+    metrics = made["metrics"]
+    assert made["options"]["rollout"] == 13  # of chunks of 20 steps
+    assert len(metrics["test_closed_loop_rmse"]) == 3
+    assert metrics["test_closed_loop_steps"] == 1000
+
+
+def test_ctrl_c_saves_and_resume_is_exact(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C finishes the step, saves, tells how to go on; the resumed training ends as one that was never stopped."""
+    words = ["language", "--text", text, "--dropout", "0.2", "--epochs", "3", *QUICK]
+    _train(*words, "--out", tmp_path / "straight")
+    step = Trainer.step
+
+    def interrupted(trainer: Trainer) -> None:
+        if trainer.standing.step == 30:
+            signal.raise_signal(signal.SIGINT)
+        step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    with pytest.raises(Interrupted, match=r"after 31 steps; go on with: lstm-serve train language --out .* --resume"):
+        _train(*words, "--out", tmp_path / "stopped")
+    monkeypatch.undo()
+    assert checkpoint.load(tmp_path / "stopped").provenance["finished"] is False
+    _train("language", "--out", tmp_path / "stopped", "--resume")
+    names = [tmp_path / folder / "training.safetensors" for folder in ("straight", "stopped")]
+    straight, stopped = (checkpoint.read_tensors(path)[0] for path in names)
+    assert straight.keys() == stopped.keys()
+    assert all(torch.equal(straight[name], stopped[name]) for name in straight)
+
+
+def test_figures_are_those_of_the_best_weights(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept and reported in the end are the weights of the best validation, not the last ones."""
+    losses = itertools.count(1.0)
+    monkeypatch.setattr("model.trainer.evaluate", lambda *arguments: next(losses))
+    _train("language", "--text", text, "--out", tmp_path / "out", "--epochs", "5", *QUICK)
+    loaded = checkpoint.load(tmp_path / "out")
+    assert loaded.provenance["losses"]["best_step"] < loaded.provenance["steps"]
+    corpus = prepare(text.read_text(encoding="utf-8"), text.name, 0.1)
+    measured = language_metrics(loaded.network, cut_all(corpus.validation, 16))
+    assert loaded.provenance["metrics"] == pytest.approx(measured)
+
+
+def test_second_ctrl_c_does_not_wait() -> None:
+    """A first signal is only noted; a second one interrupts at once, and afterwards signals are what they were."""
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_signals() as stopped:
+        assert not stopped()
+        signal.raise_signal(signal.SIGINT)
+        assert stopped()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_resume_refuses_another_training(text: Path, tmp_path: Path) -> None:
+    """Resuming with contradicting options, changed data, or nothing to resume is refused; repeating options is not."""
+    words = ["language", "--text", text, "--epochs", "1", *QUICK, "--out", tmp_path / "out"]
+    with pytest.raises(CheckpointError, match="no training to resume"):
+        _train(*words, "--resume")
+    _train(*words)
+    with pytest.raises(CheckpointError, match="already holds a checkpoint"):
+        _train(*words)
+    with pytest.raises(ModelError, match="--hidden is 8 in the checkpoint"):
+        _train(*words, "--hidden", "9", "--resume")
+    with pytest.raises(ModelError, match="kind language"):
+        _train("forecast", "--out", tmp_path / "out", "--resume")
+    _train(*words, "--epochs", "2", "--resume")
+    assert checkpoint.load(tmp_path / "out").provenance["options"]["epochs"] == 2
+    text.write_text("other words\n" * 200, encoding="utf-8")
+    with pytest.raises(CheckpointError, match="the data is not"):
+        _train(*words, "--epochs", "3", "--resume")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["language", "--dropout", "1"], "--dropout"),
+        (["language", "--max-seconds", "0"], "--max-seconds"),
+        (["language", "--validation", "1"], "--validation"),
+        (["language", "--precision", "half"], "--precision"),
+        (["language", "--hidden", "0"], "--hidden"),
+        (["forecast", "--rollout", "300"], "--rollout"),
+        (["forecast", "--csv", "x.csv"], "--target"),
+        (["forecast", "--csv", "x.csv", "--sine"], "exclude"),
+        (["forecast", "--target", "x"], "--csv"),
+    ],
+)
+def test_wrong_options_are_named(tmp_path: Path, words: list[str], said: str) -> None:
+    """An option that cannot be is named in one sentence, and nothing is written."""
+    with pytest.raises(ModelError, match=said):
+        _train(*words, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_rows_are_a_sentence(tmp_path: Path) -> None:
+    """A table that is too short says how many rows it has and how many are needed."""
+    (tmp_path / "short.csv").write_text("a\n1\n2\n", encoding="utf-8")
+    with pytest.raises(DataError, match="2 rows, and at least 50"):
+        _train("forecast", "--csv", tmp_path / "short.csv", "--target", "a", "--out", tmp_path / "out")
+
+
+def test_help_needs_no_torch() -> None:
+    """The help of both commands is shown where torch cannot be imported, and training says what is missing."""
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from typer.testing import CliRunner; from model.command import app\n"
+        "for task in ('language', 'forecast'):\n"
+        "    print(CliRunner().invoke(app, [task, '--help']).output)\n"
+        "print(CliRunner().invoke(app, ['language', '--out', 'x']).exception)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "--max-seconds" in done.stdout
+    assert "--target" in done.stdout
+    assert "pip install 'lstm-serve[train]'" in done.stdout

@@ -1,0 +1,102 @@
+"""CSV files: what is wrong is named by row and column."""
+
+from pathlib import Path
+
+import pytest
+
+from model.errors import DataError
+from model.table import read_table
+
+
+def _file(folder: Path, content: str) -> Path:
+    path = folder / "plant.csv"
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def test_target_comes_first(tmp_path: Path) -> None:
+    """The target is the first column whatever its place in the file, and nothing is read twice."""
+    path = _file(tmp_path, "a,b,c\n1,2,3\n4,5,6\n\n")
+    table = read_table(path, "c", ["a", "c"], None)
+    assert table.features == ("c", "a")
+    assert table.rows == [[3.0, 1.0], [6.0, 4.0]]
+
+
+def test_faulty_cells_are_named_and_counted(tmp_path: Path) -> None:
+    """Missing and non-numeric cells are told by row and column, the first few of them, with the total."""
+    path = _file(tmp_path, "a,b\n1,2\n,x\n3\ninf,NaN\n5,1e39\n6,7\n")
+    with pytest.raises(DataError) as caught:
+        read_table(path, "a", ["b"], None)
+    said = str(caught.value)
+    assert "no value in row 3, column 'a'" in said
+    assert "'x', which is not a finite number in single precision, in row 3, column 'b'" in said
+    assert "no value in row 4, column 'b'" in said
+    assert "'inf'" in said
+    assert "6 in all" in said
+    assert "1e39" not in said
+
+
+def test_cells_of_other_columns_do_not_matter(tmp_path: Path) -> None:
+    """A column that nobody chose may hold anything."""
+    path = _file(tmp_path, "a,remark\n1,ok\n2,\n")
+    assert read_table(path, "a", [], None).rows == [[1.0], [2.0]]
+
+
+def test_unknown_columns_are_named_with_the_known(tmp_path: Path) -> None:
+    """An unknown target, feature or time column is told together with the columns there are."""
+    path = _file(tmp_path, "a,b\n1,2\n")
+    with pytest.raises(DataError, match="no column 'x', 'y', 'z'; its columns are 'a', 'b'"):
+        read_table(path, "x", ["y"], "z")
+
+
+@pytest.mark.parametrize(
+    "times",
+    [["1", "2", "3.5"], ["2024-01-01", "2024-01-02T10:00", "2024-01-03 10:00:00"], ["2024-01-01T00:00Z", "2e9", "3e9"]],
+)
+def test_increasing_times_are_accepted(tmp_path: Path, times: list[str]) -> None:
+    """Numbers and ISO dates that increase are a time column, which is not a feature."""
+    path = _file(tmp_path, "t,a\n" + "".join(f"{time},1\n" for time in times))
+    assert read_table(path, "a", [], "t").features == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        (["1", "2", "2"], "row 4"),
+        (["2024-01-02", "2024-01-01", "2024-01-03"], "row 3"),
+        (["1", "soon", "3"], "'soon' in row 3"),
+        (["1", "", "3"], "'' in row 3"),
+    ],
+)
+def test_bad_times_are_named_by_row(tmp_path: Path, times: list[str], said: str) -> None:
+    """A time that does not increase, or is no time, is told by its row."""
+    path = _file(tmp_path, "t,a\n" + "".join(f"{time},1\n" for time in times))
+    with pytest.raises(DataError, match=said):
+        read_table(path, "a", [], "t")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "header and rows"),
+        ("a,b\n", "header and rows"),
+        ("a,a\n1,2\n", "more than one column named 'a'"),
+        ('a,b\n"1,2\n', "not a CSV file"),
+    ],
+)
+def test_file_that_is_no_table_is_refused(tmp_path: Path, content: str, said: str) -> None:
+    """A file without rows, with doubled columns or broken quotes is refused in a sentence."""
+    with pytest.raises(DataError, match=said):
+        read_table(_file(tmp_path, content), "a", [], None)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    """A file that is not there is named."""
+    with pytest.raises(DataError, match=r"none\.csv"):
+        read_table(tmp_path / "none.csv", "a", [], None)
+
+
+def test_time_cannot_be_a_feature(tmp_path: Path) -> None:
+    """A column is either time or learned from."""
+    with pytest.raises(DataError, match="cannot also be"):
+        read_table(_file(tmp_path, "a\n1\n"), "a", [], "a")

@@ -1,0 +1,129 @@
+"""Two processes over one store: each session has one writer at a time, and the loser knows."""
+
+import asyncio
+
+import pytest
+
+from service.errors import PositionConflict, SessionEnded, WriteConflict
+from tests.support.brain import Brain, Serve, drawn
+from tests.support.fakes import outcome, started
+from tests.support.records import plain
+
+
+@pytest.fixture
+async def here(serve: Serve) -> Brain:
+    """The replica that is asked first."""
+    return serve(segment_steps=4)
+
+
+@pytest.fixture
+async def there(serve: Serve) -> Brain:
+    """Another replica over the same store."""
+    return serve(segment_steps=4)
+
+
+async def test_any_replica_continues_any_session(here: Brain, there: Brain) -> None:
+    """Steps may go to one replica and to another in turns; each knows what the other did."""
+    id = await here.create()
+    brains = [here, there, there, here, there, here, here]
+    assert [await brain.add(id, 1) for brain in brains] == [[n + 1] for n in range(7)]
+
+
+async def test_the_loser_without_a_position_tries_again(here: Brain, there: Brain) -> None:
+    """A step that applies to whatever is current applies to what the other replica left."""
+    id = await here.create()
+    await there.add(id, 10)
+    assert await here.add(id, 1, 2) == [11, 13]
+    assert here.kept(id).position == 3
+
+
+async def test_the_loser_with_a_position_is_told_where_the_session_stands(here: Brain, there: Brain) -> None:
+    """A step for a position that the other replica has passed is refused; nothing is applied."""
+    id = await here.create()
+    await there.add(id, 10, 20)
+    with pytest.raises(PositionConflict) as refused:
+        await here.add(id, 1, position=0)
+    assert refused.value.facts["position"] == 2
+    assert here.kept(id).position == 2
+
+
+async def test_the_loser_with_the_same_request_gets_the_stored_answer(here: Brain, there: Brain) -> None:
+    """A client that repeats its step at another replica gets what the first one committed."""
+    id = await here.create()
+    first, _ = await there.advance(id, 10, position=0)
+    again, repeated = await here.advance(id, 10, position=0)
+    assert repeated
+    assert plain(again) == plain(first)
+    assert here.kept(id).position == 1
+
+
+async def test_conflicts_in_a_tick_touch_no_other_session(here: Brain, there: Brain) -> None:
+    """Of a batch, the sessions that nobody else moved are committed at once."""
+    moved, still = await here.create(), await here.create()
+    await there.add(moved, 10)
+    held = await here.hold_tick()
+    tasks = await started(here.add(moved, 1), here.add(still, 1))
+    here.engines["adder"].gate.open()
+    assert await asyncio.gather(held, *tasks) == [[1], [11], [1]]
+    assert here.engines["adder"].ticks == [[1], [1, 1], [1]]
+
+
+async def test_folded_requests_are_decided_anew_after_a_conflict(here: Brain, there: Brain) -> None:
+    """Each of those who lost together is looked at again, in order."""
+    id = await here.create()
+    await there.add(id, 10, position=0)
+    held = await here.hold_tick()
+    tasks = await started(here.add(id, 10, position=0), here.add(id, 1, position=1), here.add(id, 5))
+    here.engines["adder"].gate.open()
+    await held
+    assert await asyncio.gather(*tasks) == [[10], [11], [16]]
+
+
+async def test_a_long_chunk_that_loses_is_refused_and_leaves_the_session_usable(here: Brain, there: Brain) -> None:
+    """Work of several ticks is not tried again by itself: 409, and the next request knows the new record."""
+    id = await here.create()
+    await there.add(id, 10)
+    with pytest.raises(WriteConflict):
+        await here.add(id, 1, 1, 1, 1, 1)
+    assert here.kept(id).position == 1
+    assert await here.add(id, 1, 1, 1, 1, 1) == [11, 12, 13, 14, 15]
+
+
+async def test_a_stream_that_loses_ends_by_name(here: Brain, there: Brain) -> None:
+    """A generation whose session another replica moves stops; what it told was committed."""
+    id = await here.create("language")
+    await here.write(id, "a")
+    steps = here.sessions.generate_stream(id, drawn(5), "")
+    told = [await anext(steps), await anext(steps)]
+    here.engines["language"].gate.shut()
+    (rest,) = await started(_all(steps))
+    await here.engines["language"].gate.reached()
+    await there.write(id, "b")
+    here.engines["language"].gate.open()
+    assert isinstance(await outcome(rest), WriteConflict)
+    assert [step.position for step in told] == [1, 2]
+    assert (await here.write(id, "c")).position == there.kept(id).position
+
+
+async def _all(steps: object) -> list[object]:
+    return [step async for step in steps]  # type: ignore[attr-defined]
+
+
+async def test_a_session_ended_elsewhere_has_ended_here(here: Brain, there: Brain) -> None:
+    """A replica that still holds a deleted session learns of it when it commits."""
+    id = await here.create()
+    await there.sessions.delete(id, "")
+    with pytest.raises(SessionEnded) as refused:
+        await here.add(id, 1)
+    assert refused.value.facts["reason"] == "deleted"
+    with pytest.raises(SessionEnded):
+        await here.add(id, 1)
+
+
+async def test_a_reset_that_loses_is_refused(here: Brain, there: Brain) -> None:
+    """Going back to the start is a commit like any other."""
+    id = await here.create()
+    await there.add(id, 10)
+    with pytest.raises(WriteConflict):
+        await here.sessions.reset(id, "")
+    assert await here.add(id, 1) == [11]

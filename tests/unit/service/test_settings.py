@@ -1,0 +1,91 @@
+"""Settings: each wrong one stops the start with one sentence that names it."""
+
+from pathlib import Path
+
+import pytest
+
+from service.errors import SettingsError
+from service.settings import Settings, load_settings
+
+WRONG: list[tuple[dict[str, object], str]] = [
+    ({"port": -1}, "port"),
+    ({"port": 65536}, "port"),
+    ({"port": "http"}, "port"),
+    ({"durability": "disk"}, "durability"),
+    ({"provider": "tpu"}, "provider"),
+    ({"threads": 0}, "threads"),
+    ({"threads": 257}, "threads"),
+    ({"max_batch": 0}, "max_batch"),
+    ({"max_batch": 5000}, "max_batch"),
+    ({"segment_steps": 0}, "segment_steps"),
+    ({"segment_steps": 5000}, "segment_steps"),
+    ({"allow_inexact": "perhaps"}, "allow_inexact"),
+    ({"max_queue": 0}, "max_queue"),
+    ({"max_session_queue": 0}, "max_session_queue"),
+    ({"queue_timeout_s": 0}, "queue_timeout_s"),
+    ({"max_body_bytes": 10}, "max_body_bytes"),
+    ({"max_steps": 0}, "max_steps"),
+    ({"max_sequences": 0}, "max_sequences"),
+    ({"max_live": 0}, "max_live"),
+    ({"default_ttl_s": 0}, "default_ttl_s"),
+    ({"max_ttl_s": -5}, "max_ttl_s"),
+    ({"tombstone_s": -1}, "tombstone_s"),
+    ({"sweep_interval_s": 0}, "sweep_interval_s"),
+    ({"keep_answer_bytes": -1}, "keep_answer_bytes"),
+    ({"drain_s": -1}, "drain_s"),
+    ({"log_level": "loud"}, "log_level"),
+    ({"default_ttl_s": 20, "max_ttl_s": 10}, "default_ttl_s"),
+    ({"store": "mysql:here"}, "store"),
+    ({"store": "sqlite:"}, "store"),
+    ({"store": "sessions.db"}, "store"),
+]
+
+
+@pytest.mark.parametrize(("chosen", "name"), WRONG, ids=str)
+def test_a_wrong_setting_is_named_in_one_sentence(chosen: dict[str, object], name: str) -> None:
+    """Whoever starts the service learns which setting is wrong, and why, without a traceback's worth of text."""
+    with pytest.raises(SettingsError) as refused:
+        load_settings(**chosen)
+    assert name in refused.value.detail
+    assert "\n" not in refused.value.detail
+    assert str(next(iter(chosen.values()))) in refused.value.detail
+
+
+def test_every_bound_is_tried() -> None:
+    """No setting with a bound is missing from the list of wrong ones."""
+    tried = {name for chosen, _ in WRONG for name in chosen}
+    free = {"model_repository", "host"}
+    assert tried | free == set(Settings.model_fields)
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every setting is an environment variable with a prefix; what is chosen on the command line wins."""
+    monkeypatch.setenv("LSTM_SERVE_MAX_BATCH", "7")
+    monkeypatch.setenv("LSTM_SERVE_PORT", "9000")
+    monkeypatch.setenv("LSTM_SERVE_MODEL_REPOSITORY", "/models")
+    monkeypatch.setenv("MAX_QUEUE", "1")
+    settings = load_settings(port=9001)
+    assert (settings.max_batch, settings.port) == (7, 9001)
+    assert settings.model_repository == Path("/models")
+    assert settings.max_queue == 4096
+
+
+def test_a_wrong_variable_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is held to the same bounds."""
+    monkeypatch.setenv("LSTM_SERVE_THREADS", "many")
+    with pytest.raises(SettingsError, match="threads"):
+        load_settings()
+
+
+def test_settings_cannot_be_changed() -> None:
+    """What the service was started with is what runs."""
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().port = 1
+
+
+def test_every_setting_has_its_sentence() -> None:
+    """Help and README are made of the descriptions, and durations carry their unit in the name."""
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        if "seconds" in field.description and "second " not in field.description:
+            assert name.endswith("_s"), name
