@@ -1,0 +1,165 @@
+"""The networks: pure functions (inputs, state) -> (outputs, state') built on torch.nn.LSTM.
+
+Owns the shapes, the scaling and the initial weights. Must not know data, training, files or the command line.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from model.errors import ModelError
+
+State = tuple[Tensor, Tensor]  # h and c, each [layers, batch, hidden], float32
+
+# The cells that can be trained, by name: each takes (inputs, hidden, layers, dropout). Further cells are added here.
+CELLS: dict[str, Callable[..., nn.LSTM]] = {"lstm": nn.LSTM}
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Everything that rebuilds a network but its weights; `dataclasses.asdict` of it is JSON.
+
+    `vocabulary` (one character per symbol) and `embedding` (its width) belong to the task language, `features`
+    (column names, the target first) to the task forecast. `hidden` is the width of each of the `layers`.
+    """
+
+    task: Literal["language", "forecast"]
+    layers: int
+    hidden: int
+    dropout: float = 0.0
+    cell: str = "lstm"
+    vocabulary: tuple[str, ...] = ()
+    embedding: int = 0
+    features: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(self.task in ("language", "forecast"), f"there is no task {self.task!r}: choose language or forecast")
+        _require(self.cell in CELLS, f"there is no cell {self.cell!r}: choose one of {', '.join(CELLS)}")
+        _require(self.layers >= 1, f"layers must be at least 1, not {self.layers}")
+        _require(self.hidden >= 1, f"hidden must be at least 1, not {self.hidden}")
+        _require(0 <= self.dropout < 1, f"dropout must be at least 0 and below 1, not {self.dropout}")
+        if self.task == "language":
+            _require(len(self.vocabulary) >= 2, "a language network needs at least 2 symbols in its vocabulary")
+            _require(self.embedding >= 1, f"embedding must be at least 1, not {self.embedding}")
+        else:
+            _require(len(self.features) >= 1, "a forecast network needs at least one feature")
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "NetworkConfig":
+        """Rebuild a config from the JSON of `asdict`; lists become tuples again. Raises ModelError or TypeError."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items()}
+        return cls(**values)
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise ModelError(sentence)
+
+
+class Network(nn.Module, ABC):
+    """A recurrent network without a memory of its own: whoever calls it keeps the state."""
+
+    def __init__(self, config: NetworkConfig, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.config = config
+        between = config.dropout if config.layers > 1 else 0.0  # torch warns of dropout that has no place to act
+        make = CELLS[config.cell]
+        self.recurrent = make(width_in, config.hidden, config.layers, batch_first=True, dropout=between)
+        self.head = nn.Linear(config.hidden, width_out)
+        self.dropout = nn.Dropout(config.dropout)  # inactive in eval(), as everything that serving leaves out
+
+    def initial_state(self, batch: int) -> State:
+        """Zeros for `batch` sequences that begin: (h, c), each [layers, batch, hidden], float32."""
+        shape = (self.config.layers, batch, self.config.hidden)
+        return torch.zeros(shape), torch.zeros(shape)
+
+    def recur(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+        """Run the recurrent layers: [batch, time, width_in] -> hidden [batch, time, hidden], and the new state.
+
+        The state stays float32 under autocast too, since it is what a session keeps.
+        """
+        hidden, (h, c) = self.recurrent(features, state)  # [batch, time, hidden]
+        return hidden, (h.float(), c.float())
+
+    @abstractmethod
+    def forward(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """Consume a chunk of time steps and return its outputs [batch, time, ...] and the state after it."""
+
+
+class LanguageNetwork(Network):
+    """Next symbol: token numbers -> log-probabilities of the token that follows."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config, config.embedding, len(config.vocabulary))
+        self.embedding = nn.Embedding(len(config.vocabulary), config.embedding)
+        initialise(self)
+
+    def forward(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """`inputs` int64 [batch, time] -> log-probabilities float32 [batch, time, vocabulary], and the new state."""
+        embedded = self.dropout(self.embedding(inputs))  # [batch, time, embedding]
+        hidden, state = self.recur(embedded, state)  # [batch, time, hidden]
+        logits = self.head(self.dropout(hidden)).float()  # [batch, time, vocabulary]
+        return torch.log_softmax(logits, dim=-1), state
+
+
+class ForecastNetwork(Network):
+    """Next values: rows in the user's own units -> prediction of the next row, all columns, same units.
+
+    The network predicts the change from the present row, in units of `scale`: a forecast of "no change" costs
+    nothing to learn, and each prediction can be fed back as the next input.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, config: NetworkConfig) -> None:
+        width = len(config.features)
+        super().__init__(config, width, width)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+        initialise(self)
+        nn.init.zeros_(self.head.weight)  # an untrained network forecasts "no change"
+
+    def fit_scaling(self, rows: Tensor) -> None:
+        """Learn `mean` and `scale` (standard deviation) from rows [..., features] of the training split only."""
+        flat = rows.reshape(-1, rows.shape[-1]).double()  # [rows, features]; float32 sums lose digits on long series
+        deviation = flat.std(dim=0, correction=0)
+        self.mean.copy_(flat.mean(dim=0))
+        # Rounding leaves a tiny deviation on a constant column; dividing by it would blow the column up.
+        constant = deviation <= 1e-9 * flat.abs().amax(dim=0)
+        self.scale.copy_(torch.where(constant, torch.ones_like(deviation), deviation))
+
+    def forward(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """`inputs` float32 [batch, time, features] -> the next rows, same shape, dtype and units; the new state."""
+        scaled = (inputs - self.mean) / self.scale  # [batch, time, features]
+        hidden, state = self.recur(scaled, state)  # [batch, time, hidden]
+        change = self.head(self.dropout(hidden)).float()  # [batch, time, features]
+        return inputs + self.scale * change, state
+
+
+def initialise(network: Network) -> None:
+    """Set the weights that training starts from: Glorot inputs, orthogonal recurrence per gate, forget bias 1.
+
+    Orthogonal recurrence keeps gradients from fading or exploding over long chunks (Saxe et al. 2014); a forget gate
+    that starts open remembers by default (Gers et al. 2000, Jozefowicz et al. 2015).
+    """
+    hidden = network.config.hidden
+    for name, parameter in network.recurrent.named_parameters():
+        if name.startswith("bias"):
+            nn.init.zeros_(parameter)
+            if name.startswith("bias_ih"):  # torch adds two biases: the 1 belongs in one of them only
+                nn.init.ones_(parameter[hidden : 2 * hidden])  # gates in torch's order: input, forget, cell, output
+            continue
+        fill = nn.init.xavier_uniform_ if name.startswith("weight_ih") else nn.init.orthogonal_
+        for gate in parameter.chunk(4):  # [hidden, width]
+            fill(gate)
+    nn.init.zeros_(network.head.bias)
+
+
+def build(config: NetworkConfig) -> Network:
+    """A freshly initialised network for the config, in training mode; the weights follow torch's global seed."""
+    return LanguageNetwork(config) if config.task == "language" else ForecastNetwork(config)

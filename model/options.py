@@ -1,0 +1,103 @@
+"""What a user may choose for a training, as one plain value that a checkpoint keeps.
+
+Owns the options and the rule for continuing. Must not import torch: `--help` is quick and works without it.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from model.errors import CheckpointError, ModelError
+
+# What --resume may change: how long to train and with how many threads, not what is trained.
+CHANGEABLE = ("max_seconds", "epochs", "patience", "threads")
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+Kind = Literal["language", "csv", "sine"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """A training, completely: the same options, data, versions and machine give the same weights.
+
+    `kind` says where the data comes from; `text`, `csv`, `target`, `features` and `time` are its own options.
+    `sequence` is the length of a chunk in steps, `validation` a share between 0 and 1, `rollout` a number of steps,
+    `threads` 0 leaves the choice to torch. `precision` is that of matrix products in training; the weights, the
+    optimizer, the final figures and whatever serves are float32.
+    """
+
+    kind: Kind
+    hidden: int
+    layers: int
+    dropout: float
+    seed: int
+    epochs: int
+    batch: int
+    sequence: int
+    learning_rate: float
+    weight_decay: float
+    patience: int
+    max_seconds: float | None = None
+    validation: float = 0.1
+    threads: int = 0
+    precision: str = "auto"
+    embedding: int = 0
+    rollout: int = 0
+    text: str | None = None
+    csv: str | None = None
+    target: str = ""
+    features: tuple[str, ...] = ()
+    time: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "layers", "epochs", "batch", "sequence", "patience"):
+            _require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
+        for name in ("seed", "threads", "rollout", "weight_decay"):
+            _require(getattr(self, name) >= 0, name, "must not be negative", getattr(self, name))
+        _require(self.learning_rate > 0, "learning_rate", "must be above 0", self.learning_rate)
+        _require(0 <= self.dropout < 1, "dropout", "must be at least 0 and below 1", self.dropout)
+        _require(0 < self.validation < 1, "validation", "must be between 0 and 1", self.validation)
+        _require(self.precision in PRECISIONS, "precision", f"must be one of {', '.join(PRECISIONS)}", self.precision)
+        _require(self.max_seconds is None or self.max_seconds > 0, "max_seconds", "must be above 0", self.max_seconds)
+        _require(self.rollout < self.sequence, "rollout", "must be below --sequence", self.rollout)
+
+    def to_json(self) -> dict[str, Any]:
+        """The options as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Options":
+        """Rebuild options from `to_json`; CheckpointError where they are of another version."""
+        try:
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items()}
+            return cls(**values)
+        except (TypeError, AttributeError) as error:
+            raise CheckpointError(f"the checkpoint was made by another version of lstm-serve: {error}") from error
+
+
+def _require(condition: bool, name: str, rule: str, value: object) -> None:
+    if not condition:
+        raise ModelError(f"{flag(name)} {rule}, not {value}")
+
+
+def flag(name: str) -> str:
+    """How an option is spelled on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def continued(stored: Options, given: Options, explicit: Collection[str]) -> Options:
+    """The options to resume with: the stored ones, and of the `explicit` ones those that may change.
+
+    Raises ModelError for an explicit option that contradicts the checkpoint, since it would not be the same training.
+    """
+    if given.kind != stored.kind and (stored.kind == "language" or given.kind == "language"):
+        raise ModelError(f"the checkpoint is a training of the kind {stored.kind}, not {given.kind}")
+    for field in fields(Options):
+        name = field.name
+        if name in explicit and name not in CHANGEABLE and getattr(given, name) != getattr(stored, name):
+            raise ModelError(
+                f"{flag(name)} is {getattr(stored, name)} in the checkpoint, so it cannot be resumed with "
+                f"{getattr(given, name)}: leave the option out, or train into another folder"
+            )
+    return replace(stored, **{name: getattr(given, name) for name in CHANGEABLE if name in explicit})

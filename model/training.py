@@ -1,0 +1,158 @@
+"""One training from options to a finished checkpoint: prepare or resume, train, measure, draw, save.
+
+Owns the order of these and what a checkpoint tells of its making.
+
+A training that is bounded by steps (`--epochs`) and resumed after Ctrl-C or a kill gives, bit for bit, the weights of
+one that was never stopped: weights, optimizer, carried state, random state and position are all kept. With
+`--max-seconds` the learning rate also follows the clock. The seconds that were spent are part of the checkpoint, so a
+resumed training anneals over what is left of the same budget, but no two runs by the clock are alike to the bit.
+"""
+
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from model import checkpoint, plots
+from model.display import Display
+from model.errors import CheckpointError, Interrupted
+from model.options import Options
+from model.snapshot import Snapshot, restore, save_snapshot
+from model.tasks import Task, prepare
+from model.trainer import Trainer
+
+_LOSS_UNITS = {"language": "nats per character", "forecast": "squared error, repeating the last value = 1"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a training is kept, and the command that it can be told by."""
+
+    folder: Path
+    command: str
+    resume_hint: str
+
+
+def start(options: Options, run: Run, console: Console) -> dict[str, Any]:
+    """Train from scratch and return the metrics; refuses a folder that already holds a checkpoint."""
+    if checkpoint.exists(run.folder):
+        raise CheckpointError(f"{run.folder} already holds a checkpoint: add --resume, or choose another --out")
+    return _train(replace(options, precision=choose_precision(options)), run, console, None)
+
+
+def resume(options: Options, snapshot: Snapshot, run: Run, console: Console) -> dict[str, Any]:
+    """Go on from a snapshot, with `options` that agree with its own, and return the metrics."""
+    return _train(options, run, console, snapshot)
+
+
+def _train(options: Options, run: Run, console: Console, snapshot: Snapshot | None) -> dict[str, Any]:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    task = prepare(options)
+    trainer = Trainer(task.network, task.material, options)
+    cpu_before_s = 0.0
+    if snapshot is not None:
+        if snapshot.source != task.source:
+            raise CheckpointError(f"the data is not what the training in {run.folder} was begun with")
+        restore(trainer, snapshot)
+        cpu_before_s = snapshot.cpu_s
+    console.print(_introduction(task, trainer), highlight=False, soft_wrap=True)
+
+    def save() -> None:
+        _save(task, trainer, run, cpu_before_s, {})
+
+    with stop_on_signals() as stopped, Display(trainer, console) as display:
+        finished = trainer.run(display.report, save, stopped)
+    if not finished:
+        raise Interrupted(f"stopped after {trainer.standing.step} steps; go on with: {run.resume_hint}")
+    if trainer.best is not None:
+        task.network.load_state_dict(trainer.best)
+    metrics = task.finish(run.folder)
+    _save(task, trainer, run, cpu_before_s, metrics)
+    plots.draw_losses(run.folder, trainer.standing.history, _LOSS_UNITS[task.network.config.task])
+    return metrics
+
+
+def _introduction(task: Task, trainer: Trainer) -> str:
+    parameters = sum(p.numel() for p in task.network.parameters())
+    bound = trainer.options.max_seconds
+    limit = "" if bound is None else f", or {bound:g} s"
+    return f"{task.source['source']}: {parameters:,} parameters, {trainer.total_steps:,} steps{limit}"
+
+
+def _save(task: Task, trainer: Trainer, run: Run, cpu_before_s: float, metrics: Mapping[str, Any]) -> None:
+    cpu_s = cpu_before_s + time.process_time()
+    weights = trainer.best or task.network.state_dict()  # stopped before the first validation: what there is
+    provenance = _provenance(task, trainer, run, cpu_s) | {"metrics": dict(metrics)}
+    checkpoint.save(run.folder, task.network.config, weights, provenance)
+    save_snapshot(run.folder, trainer, task.source, cpu_s)
+
+
+def _provenance(task: Task, trainer: Trainer, run: Run, cpu_s: float) -> dict[str, Any]:
+    standing = trainer.standing
+    # Where the data lay is no one's business but the maker's; its name and hash are in `data`.
+    options = {k: v for k, v in trainer.options.to_json().items() if k not in ("text", "csv")}
+    return {
+        "data": task.source,
+        "seed": trainer.options.seed,
+        "steps": standing.step,
+        "finished": trainer.finished,
+        "losses": {
+            "unit": _LOSS_UNITS[task.network.config.task],
+            "best_validation": standing.best_loss,
+            "best_step": standing.best_step,
+        },
+        "options": options,
+        "versions": versions(),
+        "command": run.command,
+        "cpu_seconds": round(cpu_s, 1),
+        "wall_seconds": round(standing.elapsed_s, 1),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    try:
+        own = version("lstm-serve")
+    except PackageNotFoundError:
+        own = "source tree"
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "lstm-serve": own}
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """While it lasts, a first SIGINT or SIGTERM is noted, not obeyed; yields the function that tells of it."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received:  # whoever asks twice does not want to wait for the step
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def choose_precision(options: Options) -> str:
+    """What `auto` means here: bfloat16 where it is quicker and does no harm, float32 elsewhere.
+
+    Matrix units (AMX) make an LSTM of a language network two to three times as quick. A forecast's closed loop lives
+    on digits that bfloat16 does not have.
+    """
+    if options.precision != "auto":
+        return options.precision
+    quick = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return "bfloat16" if quick and options.kind == "language" else "float32"
