@@ -116,14 +116,14 @@ def forecast(
     ] = None,
     seed: Seed = 0,
     max_seconds: MaxSeconds = None,
-    epochs: Epochs = 400,
+    epochs: Epochs = 200,
     batch: Batch = 32,
     sequence: Sequence = 300,
     learning_rate: LearningRate = 0.003,
     weight_decay: WeightDecay = 0.0,
     validation: Validation = 0.1,
     patience: Patience = 50,
-    threads: Threads = 0,
+    threads: Threads = 1,  # matrices this small gain nothing from a second thread, and cost twice the CPU time
     precision: Precision = "auto",
 ) -> None:
     """Train a network that predicts the next row of a time series, in the series' own units.

@@ -22,6 +22,8 @@ def draw_losses(folder: Path, history: Sequence[Sequence[float]], unit: str) -> 
     axes.plot(steps, [row[1] for row in history], label="training")
     axes.plot(steps, [row[2] for row in history], label="validation")
     axes.set(xlabel="step", ylabel=unit, yscale="log")
+    for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        ticks("{x:g}")  # 1.25, not 1.25 x 10^0
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()
     figure.savefig(folder / "losses.png", dpi=120)

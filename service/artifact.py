@@ -5,6 +5,7 @@ and writes what it says, ``engine/`` reads it and holds the graph against it.
 """
 
 import base64
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -54,7 +55,7 @@ class TensorSpec(_Part):
     batch_axis: int = 0
     time_axis: int | None = 1
 
-    @property
+    @cached_property
     def step_shape(self) -> tuple[int, ...]:
         """The shape of one time step of one row: what is left without the batch and the time axis."""
         return tuple(n or 1 for i, n in enumerate(self.shape) if i not in (self.batch_axis, self.time_axis))
@@ -70,7 +71,7 @@ class StateSpec(_Part):
     batch_axis: int
     initial: Tensor | None = Field(default=None, description="one row's first state; none means zeros")
 
-    @property
+    @cached_property
     def row_shape(self) -> tuple[int, ...]:
         """The shape of one row: the tensor's without the batch axis."""
         return tuple(n or 1 for i, n in enumerate(self.shape) if i != self.batch_axis)
