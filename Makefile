@@ -37,9 +37,9 @@ check: $(VENV)/everything ## Lint, formatting, types, and who may import whom
 
 train-shipped: $(VENV)/everything ## Train both shipped models from scratch and export them into model_repository/
 	rm -rf runs/shipped
-	$(BIN)/lstm-serve train language --out runs/shipped/language
+	$(BIN)/lstm-serve train language --hidden 256 --dropout 0.4 --epochs 30 --out runs/shipped/language
 	$(BIN)/lstm-serve export runs/shipped/language --to model_repository/language/1/ --force
-	$(BIN)/lstm-serve train forecast --sine --out runs/shipped/sine
+	$(BIN)/lstm-serve train forecast --sine --epochs 400 --out runs/shipped/sine
 	$(BIN)/lstm-serve export runs/shipped/sine --to model_repository/sine/1/ --force
 
 bench: $(VENV)/everything ## Steps per second, latency and CPU per step at 1, 16, 64 and 256 sessions

@@ -13,9 +13,10 @@ import export.command
 import model.command
 import service.command
 from export.errors import ExportError
-from model.errors import ModelError
+from model.errors import Interrupted, ModelError
 from service.errors import ServiceError
 
+INTERRUPTED = 130  # as a shell tells of Ctrl-C
 EXTRA_PACKAGES = ("torch", "onnx", "safetensors", "matplotlib")  # what the extra `train` brings
 
 app = typer.Typer(
@@ -35,6 +36,8 @@ def main() -> None:
     """Run the command line; exit status 2 for what the user can mend, with one sentence on standard error."""
     try:
         app()
+    except Interrupted as error:
+        _fail(str(error), INTERRUPTED)
     except (ServiceError, ExportError, ModelError) as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
@@ -43,9 +46,9 @@ def main() -> None:
         _fail(f"this command needs {error.name}, which the extra 'train' brings: pip install 'lstm-serve[train]'")
 
 
-def _fail(sentence: str) -> None:
+def _fail(sentence: str, status: int = 2) -> None:
     Console(stderr=True, soft_wrap=True).print(f"lstm-serve: {sentence}", markup=False, highlight=False)
-    sys.exit(2)
+    sys.exit(status)
 
 
 if __name__ == "__main__":
