@@ -193,7 +193,8 @@ class Batcher(Generic[W]):
         size_class = 0
         now = self._clock.monotonic()
         try:
-            while self._queue and len(tick) < self._max_batch:
+            # A bounded look: a long queue of another size must not be asked over and over, tick by tick.
+            while self._queue and len(tick) < self._max_batch and len(later) < self._max_batch:
                 work = self._queue[0]
                 size = work.claim()
                 like = self._like(size)

@@ -75,6 +75,8 @@ class Models:
 
     def __init__(self, models: Sequence[Model]) -> None:
         self.all = tuple(models)
+        # The same artifact may stand in the repository twice: a session then stays with the name that it began with.
+        self._by_identity = {(m.fingerprint, m.name, m.version): m for m in models}
         self._by_fingerprint = {m.fingerprint: m for m in models}
 
     def find(self, name: str, version: str | None = None) -> Model:
@@ -92,7 +94,8 @@ class Models:
 
     def of(self, record: Record) -> Model | None:
         """The model that a session is pinned to, if it is loaded."""
-        return self._by_fingerprint.get(record.identity.fingerprint)
+        i = record.identity
+        return self._by_identity.get((i.fingerprint, i.model, i.version)) or self._by_fingerprint.get(i.fingerprint)
 
     @property
     def alive(self) -> bool:

@@ -42,7 +42,9 @@ class Settings(BaseSettings):
     max_session_queue: int = Field(64, ge=1, description="requests of one session waiting at most; beyond it 503")
     queue_timeout_s: float = Field(30.0, gt=0, description="seconds a request may wait before it is dropped with 503")
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="bytes of a request body at most")
-    max_steps: int = Field(16384, ge=1, description="steps in one chunk, and of one generation, at most")
+    max_steps: int = Field(
+        16384, ge=1, description="steps of one request at most, generated ones and all sequences of a predict counted"
+    )
     max_sequences: int = Field(256, ge=1, description="sequences in one predict request at most")
     max_live: int = Field(100_000, ge=1, description="sessions kept in memory at most; the others rest in the store")
     default_ttl_s: float = Field(86_400.0, gt=0, description="seconds without a step after which a session expires")

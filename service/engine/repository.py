@@ -41,14 +41,14 @@ def load_repository(folder: Path, settings: Settings) -> tuple[list[LoadedModel]
     for path in sorted(folder.glob("*/*/model.onnx")):
         name, version = path.parent.parent.name, path.parent.name
         try:
-            if not version.isdecimal():
+            if not version.isdecimal() or version != str(int(version)):
                 raise ArtifactError(f"{path.parent}: a version folder is a whole number, such as 1")
             engine = _ready(path, settings)
         except ArtifactError as error:
             log.warning("left out: %s", error.detail)
             problems.append(error.detail)
             continue
-        models.append(LoadedModel(name, str(int(version)), engine))
+        models.append(LoadedModel(name, version, engine))
         log.info(
             "loaded %s version %s (%s, %s, %s)",
             name,

@@ -59,12 +59,11 @@ class StopText:
     def add(self, token: int) -> str:
         """The text that can be shown now; ``stopped`` when a stop string is complete."""
         self._held += self._vocabulary[token]
-        for stop in self._stop:
-            at = self._held.find(stop)
-            if at >= 0:
-                self.stopped, shown = True, self._held[:at]
-                self._held = ""
-                return shown
+        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        if found:
+            self.stopped, shown = True, self._held[: min(found)]
+            self._held = ""
+            return shown
         keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)
         shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return shown

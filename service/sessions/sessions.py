@@ -163,8 +163,7 @@ class Sessions:
         """Run whole sequences from the initial state; what is shown of each."""
         if len(chunks) > self._settings.max_sequences:
             raise TooLarge(f"at most {self._settings.max_sequences} sequences in one request", field="inputs")
-        for chunk in chunks:
-            self._check_steps(len(chunk[0]))
+        self._check_steps(sum(len(chunk[0]) for chunk in chunks))
         deadline = self._deadline()
         row = model.engine.initial_row
         runs = [asyncio.ensure_future(run_segments(model, row, chunk, view, deadline)) for chunk in chunks]
@@ -195,7 +194,7 @@ class Sessions:
 
     def _check_steps(self, steps: int) -> None:
         if steps > self._settings.max_steps:
-            raise TooLarge(f"at most {self._settings.max_steps} steps in one chunk, got {steps}", field="inputs")
+            raise TooLarge(f"at most {self._settings.max_steps} steps in one request, got {steps}", field="inputs")
 
     def _check_generation(self, model: Model, request: Generate) -> None:
         model.check_generates()
@@ -204,7 +203,8 @@ class Sessions:
 
     async def _end(self, id: str, owner: str) -> None:
         if not await self._in_io(self._store.end, id, "deleted", self._clock.now()):
-            raise unknown(id)
+            known = (await self._in_io(self._store.load, [id])).get(id)
+            raise ended(id, known) if isinstance(known, Ended) else unknown(id)
         self._forget(id, owner, "deleted")
 
     def _forget(self, id: str, owner: str, reason: EndReason) -> None:

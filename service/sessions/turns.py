@@ -14,7 +14,7 @@ from msgspec import structs
 
 from service.clock import Clock
 from service.engine.runtime import Chunk
-from service.errors import NothingToContinue, WriteConflict
+from service.errors import NothingToContinue, ShuttingDown, WriteConflict
 from service.models import Model
 from service.sessions.generation import Generated, Generation, Gone, Source, joined, retold
 from service.sessions.live import Live
@@ -72,8 +72,11 @@ class Turns:
         turn = live.turn(deadline)
 
         async def held() -> T:
-            await turn.future
-            return await self._run(live, job, gone.is_set)
+            try:
+                await turn.future
+                return await self._run(live, job, gone.is_set)
+            except asyncio.CancelledError:  # by `leave`, and nobody hears of it, or by `close`
+                raise ShuttingDown("the service is shutting down") from None
 
         task = asyncio.create_task(held())
         self._tasks.add(task)

@@ -373,6 +373,7 @@ class TestBadInput:
         """A predict request has a bound on its sequences, and one bad sequence refuses the whole."""
         _problem(client.post("/v1/models/sum/predict", json={"inputs": [[1]] * 257}), 413, "too-large", "inputs")
         _problem(client.post("/v1/models/sum/predict", json={"inputs": []}), 422, "invalid-input", "inputs")
+        _problem(client.post("/v1/models/sum/predict", json={"inputs": [[1] * 1001] * 2}), 413, "too-large", "inputs")
         answer = client.post("/v1/models/poison/predict", json={"inputs": [[1], [POISON]]})
         _problem(answer, 422, "not-finite")
         answer = client.post("/v1/models/sum/predict", json={"inputs": [[1], ["a"]]})
