@@ -68,7 +68,7 @@ class Metrics:
             registry=r,
         )
         self.waiting = Gauge(
-            p + "waiting", "Works that wait for a tick now (informs max_queue).", ("model",), registry=r
+            p + "waiting", "Works that wait for a tick now (informs max_queue).", ("model", "version"), registry=r
         )
         self.rejected = Counter(
             p + "rejected",
@@ -110,7 +110,6 @@ class ModelMetrics:
         self._queue = metrics.queue.labels(model)
         self.generated = metrics.generated.labels(model)
         self.created = metrics.created.labels(model)
-        self.waiting = metrics.waiting.labels(model)
         self._run = metrics.run.labels(model)
         self._commit = metrics.commit.labels(model)
         self._rows = metrics.rows.labels(model)

@@ -50,7 +50,7 @@ class Model:
             clock=clock,
             observer=self.metrics,
         )
-        self.metrics.waiting.set_function(lambda: self.batcher.waiting)
+        metrics.waiting.labels(self.name, self.version).set_function(lambda: self.batcher.waiting)
 
     def _run_batch(self, works: Sequence[ItemWork]) -> Sequence[object]:
         return self._stepper.run([work.item for work in works])

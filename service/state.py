@@ -4,6 +4,7 @@ Owns the bytes: how state tensors become one contiguous row and how answers are 
 stores them or which engine runs.
 """
 
+import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -141,11 +142,12 @@ def decode_answers(blob: bytes) -> tuple[Answer, ...]:
         raise UndecodableState("the stored answers of the session cannot be decoded") from error
 
 
-def checksum(row: bytes, output: bytes, answers: bytes) -> int:
+def checksum(position: int, revision: int, row: bytes, output: bytes, answers: bytes) -> int:
     """A CRC-32 of a stored session, so that flipped bits are found instead of served."""
-    return zlib.crc32(answers, zlib.crc32(output, zlib.crc32(row)))
+    return zlib.crc32(answers, zlib.crc32(output, zlib.crc32(row, zlib.crc32(_counters(position, revision)))))
 
 
+_counters = struct.Struct("<qq").pack
 _pack = msgspec.msgpack.Encoder().encode
 
 

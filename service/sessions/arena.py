@@ -115,9 +115,7 @@ class Arena:
         if live is not None:
             live.end(error)
 
-    def _checked(self, id: str, known: Record | Ended | UndecodableState | None, owner: str) -> Record:
-        if isinstance(known, UndecodableState):
-            raise known
+    def _checked(self, id: str, known: Record | Ended | None, owner: str) -> Record:
         if isinstance(known, Ended) and known.owner == owner:
             raise ended(id, known)
         if not isinstance(known, Record) or known.identity.owner != owner:
@@ -145,10 +143,11 @@ class Arena:
         for id in list(islice(idle, len(self._live) - self._settings.max_live)):
             del self._live[id]
 
-    async def _load(self, id: str) -> Record | Ended | UndecodableState | None:
+    async def _load(self, id: str) -> Record | Ended | None:
+        """What the store knows of an id; that it cannot be decoded is raised, as every error among outcomes is."""
         call = Call(id, 1, self._clock, self._clock.monotonic() + self._settings.queue_timeout_s)
         self._loads.submit(call)
-        found: Record | Ended | UndecodableState | None = await call.future
+        found: Record | Ended | None = await call.future
         return found
 
     def _load_batch(self, calls: Sequence[Call[str]]) -> list[Record | Ended | UndecodableState | None]:

@@ -183,7 +183,7 @@ class Sessions:
         deadline = self._deadline()
         start = await run_segments(model, model.engine.initial_row, prompt, View(), deadline)
         source = Source(start.row, start.output, len(prompt[0]))
-        generation = Generation(model, request, source, deadline)
+        generation = Generation(model, request, source, deadline=float("inf"))  # it has begun: it is not cut off
         async for generated in generation.run():
             yield generated
 

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,9 @@ class SqliteStore(Store):
 
 def _connect(path: Path, *, fsync: bool) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    db.text_factory = partial(
+        str, encoding="utf-8", errors="replace"
+    )  # damaged text fails its own session, not the load
     db.execute("PRAGMA journal_mode=WAL")
     db.execute(f"PRAGMA synchronous={'FULL' if fsync else 'NORMAL'}")
     db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
@@ -205,22 +209,23 @@ def _errors_mapped(doing: str) -> Iterator[None]:
 
 def _creation(r: Record) -> tuple[object, ...]:
     answers, i = encode_answers(r.answers), r.identity
+    check = checksum(r.position, r.revision, r.row, r.output, answers)
     # Every session looks due only after its ttl, so a burst of new ones costs the sweeper nothing before.
     return (
         *(i.id, i.owner, i.model, i.version, i.fingerprint, i.ttl_s, i.created_at, r.expires_at),
-        *(r.position, r.revision, r.expires_at, checksum(r.row, r.output, answers), r.output, answers, r.row),
+        *(r.position, r.revision, r.expires_at, check, r.output, answers, r.row),
     )
 
 
 def _update(r: Record) -> tuple[object, ...]:
     answers = encode_answers(r.answers)
-    check = checksum(r.row, r.output, answers)
+    check = checksum(r.position, r.revision, r.row, r.output, answers)
     return r.position, r.revision, r.expires_at, check, r.output, answers, r.row, r.identity.id, r.revision - 1
 
 
 def _decoded(row: tuple[Any, ...]) -> Record | UndecodableState:
     *identity, position, revision, expires_at, check, output, answers, state = row
-    if check != checksum(state, output, answers):
+    if check != checksum(position, revision, state, output, answers):
         return UndecodableState("the stored state of the session is damaged: its checksum does not fit")
     try:
         kept = decode_answers(answers)

@@ -65,7 +65,7 @@ OWNED: dict[str, set[str]] = {
     "pydantic_settings": {"settings"},
     "msgspec": {"state", "step", "stores", "sessions"},
     "orjson": {"api"},
-    "asyncio": {"api", "sessions", "batching"},
+    "asyncio": {"api", "sessions", "models", "batching"},
     "numpy": {"api", "sessions", "step", "engine", "views", "state", "artifact", "sampling"},
 }
 

@@ -137,10 +137,22 @@ def test_damaged_bytes_are_found_and_left_as_they_are(store: SqliteStore, path: 
 def test_answers_of_another_format_are_named(store: SqliteStore, path: Path) -> None:
     """Bytes with a good checksum that are no answers are refused, not guessed at."""
     store.create([record("a"), record("b")])
-    execute(path, "UPDATE sessions SET answers=x'c1', checksum=? WHERE id='b'", checksum(b"row", b"output", b"\xc1"))
+    execute(
+        path, "UPDATE sessions SET answers=x'c1', checksum=? WHERE id='b'", checksum(0, 0, b"row", b"output", b"\xc1")
+    )
     found = store.load(["a", "b"])
     assert isinstance(found["a"], Record)
     assert isinstance(found["b"], UndecodableState)
+
+
+def test_text_that_is_no_text_harms_its_own_session_only(store: SqliteStore, path: Path) -> None:
+    """Damaged bytes in a name are read as well as they can be, and the other sessions of the load come back."""
+    store.create([record("a"), record("b")])
+    execute(path, "UPDATE sessions SET fingerprint=CAST(x'ff' AS TEXT) WHERE id='b'")
+    found = store.load(["a", "b"])
+    assert isinstance(found["a"], Record)
+    assert isinstance(found["b"], Record)
+    assert found["b"].identity.fingerprint == "\ufffd"
 
 
 # ---- what goes wrong underneath

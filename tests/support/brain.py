@@ -105,3 +105,17 @@ def sums(answer: Answer) -> list[float]:
 def drawn(max_steps: int, seed: int = 7, *, stop: Sequence[str] = (), **options: Any) -> Generate:  # noqa: ANN401
     """A request to generate text with a seed, at temperature 1."""
     return Generate(max_steps, Sampling(1.0, 0, 1.0, seed), stop=tuple(stop), **options)
+
+
+async def primed(brain: Brain, text: str = "once upon") -> str:
+    """A language session that has read a text."""
+    id = await brain.create("language")
+    await brain.write(id, text)
+    return id
+
+
+def told(generated: Generated) -> tuple[object, ...]:
+    """What a client sees of a whole generation, as plain values."""
+    assert generated.outputs is not None
+    outputs = {name: array.tolist() for name, array in generated.outputs.items()}
+    return generated.text, outputs, generated.position, generated.steps, generated.finish, generated.seed

@@ -94,6 +94,7 @@ class FaultyStore(Store):
         self.loads: list[list[str]] = []
         self.commits_fail = False
         self.closed = False
+        self.maintained = 0
         self.loads_fail = False
         self.crash: Exception | None = None  # raised by commits: a fault that no store should have
         self.before_commit: Callable[[], object] = lambda: None
@@ -143,6 +144,7 @@ class FaultyStore(Store):
 
     def maintain(self) -> None:
         """See ``Store``."""
+        self.maintained += 1
         self.inner.maintain()
 
     def check(self) -> None:

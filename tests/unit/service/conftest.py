@@ -15,6 +15,7 @@ from tests.support import artifacts
 from tests.support.batching import Bench
 from tests.support.brain import Brain, Serve
 from tests.support.fakes import PATIENCE_S, Clock
+from tests.support.foreign import one_step, reciprocal
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +24,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return artifacts.repository(
         tmp_path_factory.mktemp("repository"),
         adder=artifacts.running_sum,
+        one_step=one_step,
+        reciprocal=reciprocal,
         equal=lambda path: artifacts.running_sum(path, ragged=False),
         poison=artifacts.poison,
         language=artifacts.language,

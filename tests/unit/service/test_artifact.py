@@ -51,6 +51,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (document("language", inputs=document()["inputs"]), "whole number"),
     (document("forecast", features=None), "features"),
     (document("forecast", features=["u"]), "1 features"),
+    (document("forecast", scaling={"mean": [0, 0], "scale": [1]}), "per feature"),
 ]
 
 

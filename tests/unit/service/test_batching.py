@@ -81,6 +81,16 @@ async def test_close_fails_by_name_what_is_not_done_within_the_limit(bench: Benc
         bench.gate.open()  # from here on the thread may end
         resolve(waiting.future, error)
 
-    waiting.deliver = let_go  # type: ignore[method-assign]
+    waiting.deliver = let_go  # type: ignore[assignment,method-assign]
     await bench.batcher.close(0.0)
     assert [type(await outcome(f)) for f in (held, waiting.future)] == [ShuttingDown] * 2
+
+
+async def test_a_tick_looks_at_a_bounded_number_of_others(bench: Bench) -> None:
+    """Behind a long queue of another size a work waits its turn: it is not searched for, tick by tick."""
+    bench.made(max_batch=2).start()
+    held = await bench.hold()
+    works = [bench.submit(n, size=size) for n, size in ((1, 1), (2, 9), (3, 9), (4, 9), (5, 1))]
+    bench.gate.open()
+    await asyncio.gather(held, *[work.future for work in works])
+    assert bench.ticks == [[0], [1], [2, 3], [4], [5]]

@@ -43,7 +43,7 @@ async def test_a_delivery_that_fails_takes_no_other_with_it(bench: Bench) -> Non
     """Rule 2: the works behind one whose delivery raises get their outcomes."""
     held = await bench.hold()
     broken, good = bench.submit(1), bench.submit(2)
-    broken.deliver = _fault  # type: ignore[method-assign]
+    broken.deliver = _fault  # type: ignore[assignment,method-assign]
     bench.gate.open()
     await held
     assert await good.future == 4
@@ -128,7 +128,7 @@ async def test_a_loop_that_ends_by_a_fault_leaves_nobody_waiting(bench: Bench, p
     if part == "like":
         bench.like = lambda size: _fault() if size == 3 else size
     elif part == "observer":
-        bench.counts.waited = _fault  # type: ignore[method-assign]
+        bench.counts.waited = _fault  # type: ignore[assignment,method-assign]
     else:
         setattr(struck, part, _fault)
     bench.counts.watched = [work.future for work in works]

@@ -2,7 +2,6 @@
 
 import asyncio
 
-import numpy as np
 import pytest
 
 from service.errors import (
@@ -14,25 +13,10 @@ from service.errors import (
 )
 from service.sampling import Sampling
 from service.sessions.generation import Generated, joined
-from service.sessions.requests import Advance, Generate
-from service.views import View
-from tests.support.brain import Brain, Serve, drawn, numbers
+from service.sessions.requests import Generate
+from tests.support.brain import Brain, Serve, drawn, numbers, primed, told
 from tests.support.fakes import outcome, started
 from tests.support.records import plain
-
-
-async def primed(brain: Brain, text: str = "once upon") -> str:
-    """A language session that has read a text."""
-    id = await brain.create("language")
-    await brain.write(id, text)
-    return id
-
-
-def told(generated: Generated) -> tuple[object, ...]:
-    """What a client sees of a whole generation, as plain values."""
-    assert generated.outputs is not None
-    outputs = {name: array.tolist() for name, array in generated.outputs.items()}
-    return generated.text, outputs, generated.position, generated.steps, generated.finish, generated.seed
 
 
 async def test_the_same_seed_draws_the_same_text(brain: Brain) -> None:
@@ -133,6 +117,7 @@ async def test_a_client_that_goes_before_its_turn_generates_nothing(brain: Brain
     brain.engines["language"].gate.open()
     await asyncio.gather(held, before, behind)
     assert brain.kept(id).position == 11
+    assert brain.metric("dropped_total") == 1
 
 
 async def test_a_client_that_goes_leaves_an_unstreamed_generation_undone(brain: Brain) -> None:
@@ -179,39 +164,12 @@ async def test_another_generation_at_an_old_position_is_a_conflict(brain: Brain,
         await brain.generate(id, other)
 
 
-async def test_a_stop_string_ends_a_generation_unseen(brain: Brain) -> None:
-    """A stop string across several symbols ends the text before it; its symbols are part of the session."""
-    expected = (await brain.generate(await primed(brain), drawn(40))).text
-    assert expected is not None
-    stop = expected[9:12]
-    at = expected.index(stop)
-    for streamed in (False, True):
-        id = await primed(brain)
-        request = drawn(40, stop=["never!", stop], position=9)
-        generated = joined(await brain.stream(id, request)) if streamed else await brain.generate(id, request)
-        assert (generated.text, generated.finish, generated.steps) == (expected[:at], "stop", at + 3)
-        assert brain.kept(id).position == 9 + at + 3
-        assert told(await brain.generate(id, request)) == told(generated)
-
-
 async def test_a_greedy_generation_needs_no_luck(brain: Brain) -> None:
     """Temperature 0 takes the most likely symbol whatever the seed."""
     texts = {
         (await brain.generate(await primed(brain), Generate(10, Sampling(0.0, 0, 1.0, seed)))).text for seed in (1, 2)
     }
     assert len(texts) == 1
-
-
-async def test_a_generation_without_advance_leaves_the_session(brain: Brain) -> None:
-    """A what-if tells the same text, and nothing is committed."""
-    id = await primed(brain)
-    before = plain(brain.kept(id))
-    whatif = await brain.generate(id, drawn(10, advance=False))
-    streamed = await brain.stream(id, drawn(10, advance=False))
-    assert plain(brain.kept(id)) == before
-    assert {step.position for step in (whatif, *streamed)} == {9}
-    assert whatif.expires_at == brain.kept(id).expires_at
-    assert (await brain.generate(id, drawn(10))).text == whatif.text == joined(streamed).text
 
 
 async def test_nothing_can_be_continued_before_the_first_step(brain: Brain) -> None:
@@ -261,36 +219,3 @@ async def test_a_store_that_fails_ends_a_generation_where_it_was_committed(brain
     assert brain.kept(id).position == 9 + len(seen[1:])
     assert len(seen) == (3 if stream else 0)
     await brain.write(id, "a")
-
-
-async def test_a_prompt_is_continued_without_a_session(brain: Brain) -> None:
-    """Prompt and continuation run as drafts, and come to what a session would have told."""
-    id = await primed(brain)
-    vocabulary = brain.model("language").signature.vocabulary
-    assert vocabulary is not None
-    prompt = (np.array([vocabulary.index(symbol) for symbol in "once upon"]),)
-    commits = len(brain.store.commits)
-    steps = [step async for step in brain.sessions.generate_from(brain.model("language"), prompt, drawn(10))]
-    assert len(brain.store.commits) == commits
-    assert joined(steps).text == (await brain.generate(id, drawn(10))).text
-    assert joined(steps).expires_at is None
-
-
-async def test_a_forecast_feeds_itself(brain: Brain) -> None:
-    """Each predicted value is told and fed back: sending them as steps comes to the same."""
-    one, other = await brain.create("forecast"), await brain.create("forecast")
-    for id in (one, other):
-        first, _ = await brain.sessions.advance(id, Advance(numbers(1, 2), View()), "")
-    whatif = await brain.generate(one, Generate(5, advance=False))
-    assert whatif.text is None
-    assert whatif.outputs is not None
-    (name,) = whatif.outputs
-    horizon = whatif.outputs[name]
-    assert first.outputs is not None
-    assert horizon[0].tobytes() == first.outputs[name].tobytes()
-    assert brain.kept(one).position == 2
-    advanced = await brain.generate(one, Generate(5, advance=True))
-    assert told(advanced)[1] == told(whatif)[1]
-    await brain.sessions.advance(other, Advance((horizon,), View()), "")
-    assert brain.kept(one).row == brain.kept(other).row
-    assert brain.kept(one).position == 7

@@ -1,6 +1,7 @@
 """The probe finds out from how many rows on a model is bit-exact, and does not believe those that are not."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +12,32 @@ from service.engine.runtime import Chunk, Engine, Run, load_engine
 from service.settings import load_settings
 from tests.support.signatures import document, parse
 
-# What a fault adds to a row's outputs, told (rows in the graph's batch, number of the row, steps of the call).
-Fault = Callable[[int, int, int], float]
+
+@dataclass(frozen=True)
+class Call:
+    """What a fault may depend on: rows in the graph's batch, number of the row, steps of the call, raggedness."""
+
+    rows: int
+    row: int
+    steps: int
+    ragged: bool
+
+
+Fault = Callable[[Call], float]  # what is added to a row's outputs
 
 
 class Faulty(Engine):
     """A summing engine whose last bits depend on what they should not depend on."""
 
-    fault: Fault = staticmethod(lambda rows, row, steps: 0.0)
+    fault: Fault = staticmethod(lambda call: 0.0)
 
     def run(self, rows: Sequence[bytes], chunks: Sequence[Chunk]) -> Run:
         """See ``Engine``."""
         done = super().run(rows, chunks)
-        count, steps = max(len(rows), self.min_rows), max(len(chunk[0]) for chunk in chunks)
+        count, lengths = max(len(rows), self.min_rows), {len(chunk[0]) for chunk in chunks}
         outputs = {name: output.copy() for name, output in done.outputs.items()}
         for i, row in enumerate(outputs["y"]):
-            row += np.float32(self.fault(count, i, steps))
+            row += np.float32(self.fault(Call(count, i, max(lengths), len(lengths) > 1)))
         return Run(outputs, done.rows, done.finite, done.padding)
 
 
@@ -49,17 +60,18 @@ def test_a_model_that_is_exact_anyway_needs_no_padding(engine: Faulty) -> None:
 @pytest.mark.parametrize(("exact_from", "found"), [(2, 2), (3, 3), (4, 4), (5, 6), (16, 16), (32, 32)])
 def test_the_smallest_padding_is_found(engine: Faulty, exact_from: int, found: int) -> None:
     """Batches that add up in another order below some size are filled up to the next size that was tried."""
-    engine.fault = lambda rows, row, steps: 0.5 if rows < exact_from else 0.0
+    engine.fault = lambda call: 0.5 if call.rows < exact_from else 0.0
     probe(engine)
     assert (engine.min_rows, engine.bit_exact) == (found, True)
 
 
 FAULTS: dict[str, Fault] = {
-    "other at each batch size": lambda rows, row, steps: rows / 2,
-    "other at one batch size": lambda rows, row, steps: 0.5 if rows == 33 else 0.0,
-    "other at each place": lambda rows, row, steps: row / 2,
-    "other when cut": lambda rows, row, steps: 0.5 if steps == 1 else 0.0,
-    "other in long chunks": lambda rows, row, steps: 0.5 if steps == 11 else 0.0,
+    "other at each batch size": lambda call: call.rows / 2,
+    "other at one batch size": lambda call: 0.5 if call.rows == 33 else 0.0,
+    "other at each place": lambda call: call.row / 2,
+    "other when cut": lambda call: 0.5 if call.steps == 1 else 0.0,
+    "other in long chunks": lambda call: 0.5 if call.steps == 11 else 0.0,
+    "other beside longer rows": lambda call: 0.5 if call.ragged else 0.0,
 }
 
 

@@ -4,10 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
-from export.signature import attach
-from service.artifact import Signature, StateSpec, TensorSpec
 from service.engine.repository import load_repository
 from service.errors import ArtifactError
 from service.models import Models
@@ -15,15 +12,17 @@ from service.settings import load_settings
 from service.state import Record
 from tests.support import artifacts
 from tests.support.brain import Brain, Serve
+from tests.support.foreign import failing, growing
 from tests.support.records import record
 
 CPU = load_settings(provider="cpu")
 
 
 def test_what_cannot_be_served_is_left_out_with_its_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A broken, a foreign and a misplaced artifact do not hold up the good one; the log and the caller learn why."""
+    """A broken and two misplaced artifacts do not hold up the good one; the log and the caller learn why."""
     artifacts.repository(tmp_path, good=artifacts.running_sum, misplaced=artifacts.running_sum)
     (tmp_path / "misplaced" / "1").rename(tmp_path / "misplaced" / "latest")
+    shutil.copytree(tmp_path / "good" / "1", tmp_path / "misplaced" / "01")
     (tmp_path / "broken" / "1").mkdir(parents=True)
     (tmp_path / "broken" / "1" / "model.onnx").write_bytes(b"\0\1\2")
     (tmp_path / "other" / "1").mkdir(parents=True)
@@ -31,9 +30,10 @@ def test_what_cannot_be_served_is_left_out_with_its_reason(tmp_path: Path, caplo
     (tmp_path / "model.onnx").write_text("in the wrong place")
     loaded, problems = load_repository(tmp_path, CPU)
     assert [(m.name, m.version) for m in loaded] == [("good", "1")]
-    assert len(problems) == 2
+    assert len(problems) == 3
     assert "broken" in problems[0]
-    assert "latest: a version folder is a whole number" in problems[1]
+    assert "01: a version folder is a whole number" in problems[1]
+    assert "latest: a version folder is a whole number" in problems[2]
     assert all(problem in caplog.text for problem in problems)
 
 
@@ -43,33 +43,6 @@ def test_models_are_probed_when_they_are_loaded(tmp_path: Path) -> None:
     (model,), problems = load_repository(tmp_path, CPU)
     assert model.engine.bit_exact
     assert problems == []
-
-
-def growing(path: Path) -> Path:
-    """An artifact that loads and does not hold its signature: its state doubles at each step, unseen in the graph."""
-    nodes = [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("Concat", ["h", "h"], ["h2"], axis=1)]
-    return _written(path, nodes)
-
-
-def failing(path: Path) -> Path:
-    """An artifact that loads and cannot be run: the shapes of its product do not fit."""
-    nodes = [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("MatMul", ["h", "h"], ["h2"])]
-    return _written(path, nodes)
-
-
-def _written(path: Path, nodes: list[NodeProto]) -> Path:
-    def value(name: str, *shape: str) -> ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-
-    inputs, outputs = [value("x", "b", "t"), value("h", "b", "n")], [value("y", "b", "t"), value("h2", "b", "m")]
-    graph = helper.make_graph(nodes, "graph", inputs, outputs)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    x = TensorSpec(name="x", dtype="float32", shape=(None, None))
-    state = StateSpec(input="h", output="h2", dtype="float32", shape=(None, 3), batch_axis=0)
-    y = x.model_copy(update={"name": "y"})
-    path.parent.mkdir(parents=True)
-    path.write_bytes(attach(model, Signature(task="generic", inputs=(x,), outputs=(y,), states=(state,))))
-    return path
 
 
 @pytest.mark.parametrize(("bad", "why"), [(growing, "'h2' has shape (2, 6)"), (failing, "does not run")])
@@ -98,7 +71,7 @@ def test_a_repository_with_nothing_to_serve_stops_the_start(tmp_path: Path, cont
 
 @pytest.fixture
 async def versions(serve: Serve, tmp_path: Path) -> Brain:
-    """A brain with three versions of one model; the second and the tenth are told apart by their type."""
+    """A brain with three versions of one model: two that are one and the same artifact, and the tenth, another."""
     folder = artifacts.repository(tmp_path, adder=artifacts.running_sum, other=artifacts.poison)
     shutil.copytree(folder / "adder" / "1", folder / "adder" / "2")
     artifacts.running_sum(folder / "adder" / "10" / "model.onnx", "float64")
@@ -110,6 +83,19 @@ async def test_the_highest_version_serves_unless_another_is_named(versions: Brai
     found = versions.sessions.models
     assert [found.find("adder").version, found.find("adder", "1").version] == ["10", "1"]
     assert found.find("other").version == "1"
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+async def test_a_session_stays_with_the_name_that_it_began_with(versions: Brain, version: str) -> None:
+    """Where one artifact stands in the repository twice, the record decides; the other one serves in its absence."""
+    session = await versions.sessions.create("adder", version, None, "")
+    model = versions.sessions.models.of(session)
+    assert model is not None
+    assert model.version == version
+    left = Models([m for m in versions.sessions.models.all if m.version != version])
+    other = left.of(session)
+    assert other is not None
+    assert other.fingerprint == model.fingerprint
 
 
 async def test_a_session_stays_with_its_fingerprint(versions: Brain) -> None:

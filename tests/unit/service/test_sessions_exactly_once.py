@@ -87,8 +87,12 @@ async def test_only_the_last_answer_is_kept_when_it_was_read_before_the_next_req
     assert await brain.add(id, 1, position=3) == [4]
 
 
-async def test_requests_in_flight_keep_their_answers_until_they_are_acknowledged(brain: Brain) -> None:
-    """Of several requests that were under way together each can be repeated; a request sent later ends that."""
+@pytest.mark.parametrize("segment_steps", [64, 1])
+async def test_requests_in_flight_keep_their_answers_until_they_are_acknowledged(
+    serve: Serve, segment_steps: int
+) -> None:
+    """Of several requests under way together each can be repeated, in one tick or many; a later request ends that."""
+    brain = serve(segment_steps=segment_steps)
     id = await brain.create()
     held = await brain.hold_tick()
     flight = await started(*[brain.add(id, n + 1, position=n) for n in range(4)])

@@ -1,6 +1,8 @@
 """What fails fails alone, is told by name, and moves nothing."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ from service.errors import (
     UndecodableState,
 )
 from tests.support.artifacts import POISON
-from tests.support.brain import Brain, Serve
+from tests.support.brain import Brain, Serve, drawn
 from tests.support.fakes import outcome, started
 from tests.support.records import moved, plain
 
@@ -198,6 +200,45 @@ async def test_a_shutdown_finishes_what_was_accepted(brain: Brain) -> None:
     assert brain.store.closed
     with pytest.raises(ShuttingDown):
         await brain.add(ids[0], 1)
+
+
+def generate_long(brain: Brain, id: str) -> Coroutine[Any, Any, object]:
+    """A generation of many ticks."""
+    return brain.generate(id, drawn(10_000))
+
+
+def write_long(brain: Brain, id: str) -> Coroutine[Any, Any, object]:
+    """A chunk of many ticks."""
+    return brain.write(id, "b" * 10_000)
+
+
+@pytest.mark.parametrize("long", [generate_long, write_long], ids=["generate", "chunk"])
+async def test_a_shutdown_gives_up_by_name_what_takes_too_long(
+    serve: Serve, long: Callable[[Brain, str], Coroutine[Any, Any, object]]
+) -> None:
+    """Beyond ``drain_s`` work of many ticks stops with nothing committed; it and what waits behind it learn why."""
+    brain = serve(drain_s=0, segment_steps=1)
+    id = await brain.create("language")
+    await brain.write(id, "a")
+    before = plain(brain.kept(id))
+    tasks = await started(long(brain, id), brain.sessions.reset(id, ""))
+    await brain.sessions.close()
+    for task in tasks:
+        assert isinstance(await outcome(task), ShuttingDown)
+    assert plain(brain.kept(id)) == before
+
+
+async def test_a_loop_that_ends_by_a_fault_turns_readiness_off(brain: Brain) -> None:
+    """Rule 5 of the tick, seen from outside: requests are refused by name, the fault is counted, readiness is off."""
+    id = await brain.create()
+    brain.model("adder").batcher._like = lambda size: 1 // 0
+    for _ in range(2):
+        with pytest.raises(ShuttingDown):
+            await brain.add(id, 1)
+    assert brain.metric("loops_ended_total") == 1
+    with pytest.raises(ServiceError, match="restart it"):
+        await brain.sessions.check()
+    assert await brain.add(await brain.create("poison"), 1) == [1]
 
 
 async def test_the_sweeper_outlives_a_store_that_fails(serve: Serve) -> None:

@@ -128,6 +128,8 @@ async def test_a_repeat_of_a_long_chunk_gets_the_stored_answer(serve: Serve) -> 
     assert await brain.add(id, 1, 2, 3, 4, 5, position=0) == first
     assert len(brain.engines["adder"].ticks) == ticks
     assert brain.metric("replayed_total") == 1
+    await brain.add(id, 6)
+    assert len(brain.kept(id).answers) == 1
 
 
 async def test_a_long_chunk_in_flight_acknowledges_no_other(serve: Serve) -> None:
@@ -192,6 +194,17 @@ async def test_without_lengths_only_equal_chunks_share_a_tick(brain: Brain) -> N
     assert brain.engines["equal"].ticks == [[1], [1, 1], [2]]
 
 
+async def test_a_model_without_a_time_axis_runs_step_by_step(brain: Brain) -> None:
+    """Chunks are cut into single steps, sessions share ticks, and a client sees a chunk like any other."""
+    one, other = await brain.create("one_step"), await brain.create("one_step")
+    held = await brain.hold_tick("one_step")
+    waiting = await started(brain.add(one, 1, 2, 3), brain.add(other, 5), brain.add(other, 6))
+    brain.engines["one_step"].gate.open()
+    assert await asyncio.gather(held, *waiting) == [[1], [1, 3, 6], [5], [11]]
+    assert all(set(tick) == {1} for tick in brain.engines["one_step"].ticks)
+    assert max(len(tick) for tick in brain.engines["one_step"].ticks) == 2
+
+
 async def test_the_queue_of_one_session_is_bounded(serve: Serve) -> None:
     """Beyond ``max_session_queue`` waiting requests a session says no; those before are answered."""
     brain = serve(max_session_queue=2)
@@ -212,7 +225,7 @@ async def test_the_queue_of_a_model_is_bounded(serve: Serve) -> None:
     waiting = await started(brain.add(one, 1), brain.add(one, 1))
     with pytest.raises(Overloaded):
         await brain.add(other, 1)
-    assert brain.metric("waiting", model="adder") == 1
+    assert brain.metric("waiting", model="adder", version="1") == 1
     brain.engines["adder"].gate.open()
     assert await asyncio.gather(held, *waiting) == [[1], [1], [2]]
 
@@ -225,6 +238,16 @@ async def test_a_chunk_beyond_the_limit_is_refused(serve: Serve) -> None:
         await brain.add(id, *[1] * 5)
     assert refused.value.field == "inputs"
     assert type(refused.value).__name__ == "TooLarge"
+
+
+async def test_a_prediction_beyond_the_limit_is_refused(serve: Serve) -> None:
+    """``max_steps`` bounds all sequences of a request together."""
+    brain = serve(max_steps=4)
+    model = brain.model("adder")
+    assert len(await brain.sessions.predict(model, [numbers(1, 2), numbers(3, 4)], LAST)) == 2
+    with pytest.raises(ServiceError, match="at most 4 steps") as refused:
+        await brain.sessions.predict(model, [numbers(1, 2), numbers(3, 4, 5)], LAST)
+    assert refused.value.field == "inputs"
 
 
 async def test_predictions_are_cut_and_batched_and_leave_nothing(serve: Serve) -> None:

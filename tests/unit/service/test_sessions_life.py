@@ -79,6 +79,7 @@ async def test_the_sweeper_ends_what_expired_and_nothing_else(brain: Brain) -> N
     brain.clock.move(6)
     await brain.sessions.sweep()
     assert brain.store.count() == 2
+    assert brain.store.maintained == 1
     assert brain.metric("sessions_ended_total", reason="expired") == 1
     assert brain.metric("sessions", where="live") == 2
     assert (await brain.add(renewed, 1), await brain.add(long, 1)) == ([2], [1])
@@ -114,6 +115,14 @@ async def test_ended_sessions_are_forgotten_after_a_while(serve: Serve) -> None:
     await brain.sessions.sweep()
     with pytest.raises(UnknownSession):
         await brain.add(id, 1)
+
+
+async def test_the_model_of_a_session_tells_what_its_inputs_look_like(brain: Brain) -> None:
+    """Before a body is read, the model that the session is pinned to is found, for its owner."""
+    id = await brain.create("poison", owner="me")
+    assert (await brain.sessions.model_of(id, "me")).name == "poison"
+    with pytest.raises(UnknownSession):
+        await brain.sessions.model_of(id, "you")
 
 
 async def test_a_deleted_session_answers_with_the_reason(brain: Brain) -> None:
@@ -212,7 +221,7 @@ async def test_resting_sessions_are_loaded_together(serve: Serve) -> None:
     first = serve()
     ids = [await first.create() for _ in range(5)]
     brain = serve()
-    assert await asyncio.gather(*[brain.add(id, 1) for id in ids]) == [[1]] * 5
+    assert await asyncio.gather(*[brain.add(id, 1) for id in [*ids, ids[0]]]) == [[1]] * 5 + [[2]]
     assert [sorted(load) for load in brain.store.loads] == [sorted(ids)]
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.errors import PositionConflict, SessionEnded, WriteConflict
+from service.errors import PositionConflict, SessionEnded, StoreUnavailable, WriteConflict
 from tests.support.brain import Brain, Serve, drawn
 from tests.support.fakes import outcome, started
 from tests.support.records import plain
@@ -118,6 +118,27 @@ async def test_a_session_ended_elsewhere_has_ended_here(here: Brain, there: Brai
     assert refused.value.facts["reason"] == "deleted"
     with pytest.raises(SessionEnded):
         await here.add(id, 1)
+
+
+async def test_deleting_what_was_deleted_elsewhere_says_so(here: Brain, there: Brain) -> None:
+    """A session that is over is never told to be unknown, also by a replica that still holds it."""
+    id = await here.create()
+    await there.sessions.delete(id, "")
+    with pytest.raises(SessionEnded) as refused:
+        await here.sessions.delete(id, "")
+    assert refused.value.facts["reason"] == "deleted"
+    assert here.metric("sessions_ended_total", reason="deleted") == 0
+
+
+async def test_a_loser_that_cannot_look_anew_is_told_so(here: Brain, there: Brain) -> None:
+    """Where the store fails just then, whoever waits is answered by name, and the next request finds its way."""
+    id = await here.create()
+    await there.add(id, 10)
+    here.store.loads_fail = True
+    with pytest.raises(StoreUnavailable):
+        await here.add(id, 1)
+    here.store.loads_fail = False
+    assert await here.add(id, 1) == [11]
 
 
 async def test_a_reset_that_loses_is_refused(here: Brain, there: Brain) -> None:

@@ -121,4 +121,7 @@ def test_a_flipped_bit_changes_the_checksum(row: bytes, output: bytes, answers: 
         at %= len(flat)
         damaged = flat[:at] + bytes([flat[at] ^ (1 << bit)]) + flat[at + 1 :]
         cut = len(row), len(row) + len(output)
-        assert checksum(damaged[: cut[0]], damaged[cut[0] : cut[1]], damaged[cut[1] :]) != checksum(*parts)
+        flipped = damaged[: cut[0]], damaged[cut[0] : cut[1]], damaged[cut[1] :]
+        assert checksum(3, 4, *flipped) != checksum(3, 4, *parts)
+    assert checksum(3, 4, *parts) != checksum(3 ^ (1 << bit), 4, *parts)
+    assert checksum(3, 4, *parts) != checksum(3, 4 ^ (1 << bit), *parts)

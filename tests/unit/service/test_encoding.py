@@ -1,0 +1,77 @@
+"""From answers to JSON."""
+
+import json
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.api.encoding import answer_bytes, dumps, generation_document, outputs_of, record_document, timestamp
+from service.sessions.generation import Generated
+from service.state import Answer, Record
+from tests.support.records import record
+from tests.support.signatures import document, parse
+
+NUMBERS, TEXT = parse(document()), parse(document("language"))
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
+def test_a_float32_is_written_short_and_read_back_exactly(value: float) -> None:
+    """The shortest decimal that is the same float32 again."""
+    written = dumps({"y": np.array([value], np.float32)})
+    assert np.array(json.loads(written)["y"], np.float32).tobytes() == np.float32(value).tobytes()
+    assert dumps(np.array([0.1], np.float32)) == b"[0.1]"
+
+
+def test_times_are_rfc_3339_in_utc() -> None:
+    """To the millisecond, with a Z."""
+    assert timestamp(0) == "1970-01-01T00:00:00.000Z"
+    assert timestamp(1_700_000_000.12345) == "2023-11-14T22:13:20.123Z"
+
+
+def test_tokens_come_with_their_text() -> None:
+    """In the same nesting: the most likely symbols of one step, or of each."""
+    one = {"tokens": np.array([1, 0]), "logprobs": np.array([-0.5, -1.0])}
+    every = {"tokens": np.array([[1, 0], [0, 1]]), "logprobs": np.zeros((2, 2))}
+    assert outputs_of(TEXT, one)["text"] == ["b", "a"]
+    assert outputs_of(TEXT, every)["text"] == [["b", "a"], ["a", "b"]]
+    assert outputs_of(NUMBERS, {"y": np.zeros(2)}).keys() == {"y"}
+
+
+def test_the_same_answer_has_the_same_bytes() -> None:
+    """A repeat is told byte for byte what the first was told, through the store, too."""
+    answer = Answer(3, 2, b"", 1_700_000_000.0, {"y": np.array([[1, 2], [3, 4.5]], np.float32)})
+    assert json.loads(answer_bytes(NUMBERS, answer)) == {
+        "position": 5,
+        "steps": 2,
+        "outputs": {"y": [[1, 2], [3, 4.5]]},
+        "expires_at": "2023-11-14T22:13:20.000Z",
+    }
+    assert answer_bytes(NUMBERS, answer) == answer_bytes(NUMBERS, answer)
+
+
+def test_a_session_shows_its_last_request() -> None:
+    """With its outputs; null where they were too large to keep; without a signature as numbers; at first not at all."""
+    kept = record("a")
+    shown = record_document(kept, None)
+    assert (shown["id"], shown["position"], shown["ttl"]) == ("a", 0, 60.0)
+    assert shown["last"] == {"position": 3, "steps": 9, "outputs": None}
+    tokens = {"tokens": np.array([1]), "logprobs": np.array([-0.5])}
+    one = with_answers(kept, Answer(0, 1, b"", 0.0, tokens))
+    assert record_document(one, TEXT)["last"]["outputs"]["text"] == ["b"]
+    assert "text" not in record_document(one, None)["last"]["outputs"]
+    assert "last" not in record_document(with_answers(kept), TEXT)
+
+
+def with_answers(of: Record, *answers: Answer) -> Record:
+    """A record with other answers."""
+    return Record(of.identity, of.position, of.revision, of.row, of.output, answers, of.expires_at)
+
+
+def test_a_generation_tells_what_it_has() -> None:
+    """Text and seed for a language model, position and expiry for a session."""
+    tokens = {"tokens": np.array([1]), "logprobs": np.array([-0.5])}
+    text = generation_document(Generated(tokens, "b", 7, 1, 9, "stop", 0.0))
+    assert {"text": "b", "steps": 1, "finish_reason": "stop", "seed": 9, "position": 7}.items() <= text.items()
+    forecast = generation_document(Generated({"y": np.zeros((1, 2))}, None, 7, 1, None, "length"))
+    assert forecast.keys() == {"outputs", "steps", "finish_reason"}
