@@ -1,4 +1,4 @@
-"""The direction of imports (DESIGN, "Layout and direction"), read from the source: nobody calls up or sideways."""
+"""The direction of imports, read from the source: nobody calls up or sideways."""
 
 import ast
 import subprocess

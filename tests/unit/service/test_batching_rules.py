@@ -1,4 +1,4 @@
-"""The rules of the tick (DESIGN, "Rules of the tick") that the batcher keeps; 6 to 8: test_step.py, test_folding.py."""
+"""The rules of the tick that the batcher keeps (the others stand in test_step.py and test_sessions_folding.py)."""
 
 import asyncio
 from typing import Any
