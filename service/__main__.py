@@ -30,11 +30,17 @@ def run(settings: Settings) -> None:
         date_header=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
-    # uvicorn raises the signal again once it has shut down in order; taken by a handler of ours, the exit status is 0.
-    for stop in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(stop, lambda *_: None)
+    server = uvicorn.Server(config)
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    # uvicorn takes the signals while it runs, and raises them again once it has shut down in order. Before and after
+    # they come here: one that comes early is not lost, and one that is raised again leaves the exit status 0.
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, stop)
     log.info("listening on http://%s:%d", *listener.getsockname()[:2])
-    uvicorn.Server(config).run(sockets=[listener])
+    server.run(sockets=[listener])
     log.info("closed")
 
 

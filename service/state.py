@@ -21,9 +21,10 @@ Tensors = Mapping[str, np.ndarray]
 class Answer(Struct, frozen=True):
     """What a request was answered, kept so that its repeat gets the same bytes.
 
-    ``outputs`` is None where they were too large to keep. ``start`` is the position the request applied at and
-    ``digest`` tells whether another request is its repeat. ``ordinal`` counts the answers of one live session and
-    decides how long this one is kept; it means nothing after a restart and is not stored.
+    ``outputs`` is None where they were too large to keep; of a long stream the first ``dropped`` steps are no longer
+    kept. ``start`` is the position the request applied at and ``digest`` tells whether another request is its repeat.
+    ``ordinal`` counts the answers of one live session and decides how long this one is kept; it means nothing after a
+    restart and is not stored.
     """
 
     start: int
@@ -32,6 +33,7 @@ class Answer(Struct, frozen=True):
     expires_at: float
     outputs: Tensors | None
     seed: int | None = None
+    dropped: int = 0
     ordinal: int = -1
 
     @property
@@ -128,15 +130,15 @@ def axes_moved(rank: int, source: tuple[int, ...], target: tuple[int, ...]) -> t
 
 def encode_answers(answers: Sequence[Answer]) -> bytes:
     """Answers as MessagePack, for a store."""
-    return _pack([[a.start, a.steps, a.digest, a.expires_at, _listed(a.outputs), a.seed] for a in answers])
+    return _pack([[a.start, a.steps, a.digest, a.expires_at, _listed(a.outputs), a.seed, a.dropped] for a in answers])
 
 
 def decode_answers(blob: bytes) -> tuple[Answer, ...]:
     """The inverse of ``encode_answers``; UndecodableState when the bytes are not what it wrote."""
     try:
         return tuple(
-            Answer(start, steps, digest, expires_at, _arrays(outputs), seed)
-            for start, steps, digest, expires_at, outputs, seed in msgspec.msgpack.decode(blob)
+            Answer(start, steps, digest, expires_at, _arrays(outputs), seed, dropped)
+            for start, steps, digest, expires_at, outputs, seed, dropped in msgspec.msgpack.decode(blob)
         )
     except (msgspec.MsgspecError, ValueError, TypeError) as error:
         raise UndecodableState("the stored answers of the session cannot be decoded") from error

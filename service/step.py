@@ -19,7 +19,9 @@ from service.errors import NotFinite, StoreUnavailable, WriteConflict
 from service.sampling import Sampling, sample
 from service.state import Answer, Record, Tensors
 from service.stores.base import Store
-from service.views import View, show_last
+from service.views import View, show_last, token_type
+
+STREAM_SHARE = 8  # of the bytes of kept answers, this part is written anew with every step of a stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ class Stepper:
         samplings = [f.sampling for f in feeds if f.sampling is not None]
         tokens = sample(last, samplings, [f.position for f in feeds])
         chosen = np.take_along_axis(last, tokens[:, None], axis=1)  # [rows, 1]
+        tokens = tokens.astype(token_type(last.shape[1]))  # kept with the answer, so as small as they can be
         return [{"tokens": tokens[i : i + 1], "logprobs": chosen[i]} for i in range(len(feeds))]
 
     def _as_input(self, fed: Tensors) -> np.ndarray:
@@ -188,17 +191,22 @@ def next_record(record: Record, item: Item, stepped: Stepped, now: float, keep_b
     position = record.position
     for part, outputs in zip(item.parts, stepped.shown, strict=True):
         answer = Answer(position, part.steps, part.digest, expires_at, outputs, ordinal=part.ordinal)
-        answers.append(_extended(item.extends, answer) if item.extends else answer)
+        answers.append(_extended(item.extends, answer, keep_bytes) if item.extends else answer)
         position += part.steps
     kept = _within(answers, keep_bytes)
     return Record(record.identity, position, record.revision + 1, stepped.row, stepped.output, kept, expires_at)
 
 
-def _extended(earlier: Answer, step: Answer) -> Answer:
-    outputs: Tensors | None = None
-    if earlier.outputs is not None and step.outputs is not None:
-        outputs = {k: np.concatenate([earlier.outputs[k], v]) if earlier.steps else v for k, v in step.outputs.items()}
-    return replace(earlier, steps=earlier.steps + step.steps, expires_at=step.expires_at, outputs=outputs)
+def _extended(earlier: Answer, step: Answer, keep_bytes: int) -> Answer:
+    """A streamed request's answer with one more step. It is written anew with every step, so only its tail is kept."""
+    outputs, dropped = step.outputs or {}, earlier.dropped
+    if earlier.outputs:
+        outputs = {name: np.concatenate([earlier.outputs[name], values]) for name, values in outputs.items()}
+        if sum(values.nbytes for values in outputs.values()) > keep_bytes // STREAM_SHARE:
+            half = (earlier.steps + step.steps - dropped) // 2
+            outputs, dropped = {name: values[half:].copy() for name, values in outputs.items()}, dropped + half
+    steps = earlier.steps + step.steps
+    return replace(earlier, steps=steps, expires_at=step.expires_at, outputs=outputs, dropped=dropped)
 
 
 def _within(answers: list[Answer], keep_bytes: int) -> tuple[Answer, ...]:

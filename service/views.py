@@ -18,7 +18,7 @@ class View:
     def show(self, outputs: Tensors) -> Tensors:
         """``outputs``, each [steps, *step], as they are shown: [steps, ...] or, of the last step, [...].
 
-        With ``top_k`` the first output, log-probabilities over the vocabulary, becomes ``tokens`` (int64) and
+        With ``top_k`` the first output, log-probabilities over the vocabulary, becomes ``tokens`` and
         ``logprobs``, each [k], the most likely first.
         """
         shown = outputs if self.every else {name: values[-1] for name, values in outputs.items()}
@@ -53,5 +53,12 @@ def top(logprobs: np.ndarray, k: int) -> Tensors:
     if k == 1:
         tokens = logprobs.argmax(axis=-1, keepdims=True)
     else:
-        tokens = np.argsort(-logprobs, axis=-1, kind="stable")[..., :k].copy()  # a view would keep all symbols' order
-    return {"tokens": tokens, "logprobs": np.take_along_axis(logprobs, tokens, axis=-1)}
+        tokens = np.argsort(-logprobs, axis=-1, kind="stable")[..., :k]
+    shown = np.take_along_axis(logprobs, tokens, axis=-1)
+    # A copy, also because a view would keep all symbols' order in memory.
+    return {"tokens": tokens.astype(token_type(logprobs.shape[-1])), "logprobs": shown}
+
+
+def token_type(symbols: int) -> np.dtype[np.unsignedinteger]:
+    """The smallest type that holds a token: answers are kept, and most of an answer are tokens."""
+    return np.min_scalar_type(symbols - 1)

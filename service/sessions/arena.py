@@ -49,7 +49,6 @@ class Arena:
         self._settings = settings
         self._clock = clock
         self._live: dict[str, Live] = {}
-        self._reloads: set[Call[str]] = set()
         self._loads: Batcher[Call[str]] = Batcher(
             self._load_batch,
             name="load",
@@ -96,16 +95,12 @@ class Arena:
         return live
 
     async def record(self, id: str, owner: str) -> Record:
-        """A session's record as committed, without making it live."""
-        live = self._live.get(id)
-        known = live.record if live is not None else await self._load(id)
-        return self._checked(id, known, owner)
+        """A session's record as the store has it, whichever replica committed it."""
+        return self._checked(id, await self._load(id), owner)
 
     def add(self, record: Record, model: Model) -> None:
         """A session that was just created."""
-        self._live[record.identity.id] = Live(
-            record, model, self._clock, self._settings.max_session_queue, self._reload
-        )
+        self._live[record.identity.id] = Live(record, model, self._clock, self._settings.max_session_queue, self.renew)
         if len(self._live) > self._settings.max_live:
             self._let_go()
 
@@ -136,17 +131,17 @@ class Arena:
             raise UndecodableState(
                 f"the stored row has {len(record.row)} bytes, the model's rows have {model.engine.layout.row_bytes}"
             )
-        return Live(record, model, self._clock, self._settings.max_session_queue, self._reload)
+        return Live(record, model, self._clock, self._settings.max_session_queue, self.renew)
 
     def _let_go(self, but: Live | None = None) -> None:
         idle = (id for id, live in self._live.items() if not live.busy and live is not but)
         for id in list(islice(idle, len(self._live) - self._settings.max_live)):
             del self._live[id]
 
-    async def _load(self, id: str) -> Record | Ended | None:
+    async def _load(self, id: str, *, admitted: bool = False) -> Record | Ended | None:
         """What the store knows of an id; that it cannot be decoded is raised, as every error among outcomes is."""
         call = Call(id, 1, self._clock, self._clock.monotonic() + self._settings.queue_timeout_s)
-        self._loads.submit(call)
+        self._loads.submit(call, admitted=admitted)
         found: Record | Ended | None = await call.future
         return found
 
@@ -154,27 +149,19 @@ class Arena:
         found = self._store.load(list({call.item for call in calls}))
         return [found.get(call.item) for call in calls]
 
-    def _reload(self, live: Live) -> None:
-        """Another replica has moved a session: take its record as it is now, then let the waiting go on."""
-        id = live.record.identity.id
-        call = Call(id, 1, self._clock, float("inf"))
-        call.future.add_done_callback(lambda done: self._reloaded(live, call, done.result))
-        self._reloads.add(call)
-        try:
-            self._loads.submit(call, admitted=True)
-        except ServiceError as error:
-            call.deliver(error)
+    async def renew(self, live: Live) -> None:
+        """Take a live session's record as the store has it now: another replica may have moved the session.
 
-    def _reloaded(self, live: Live, call: Call[str], result: Callable[[], Record | Ended | None]) -> None:
-        self._reloads.discard(call)
-        id, owner = live.record.identity.id, live.record.identity.owner
+        Whatever the store says instead (that it has ended, say) is raised, and told to all who wait for the session.
+        """
+        i = live.record.identity
         try:
-            live.record = self._checked(id, result(), owner)
+            live.record = self._checked(i.id, await self._load(i.id, admitted=True), i.owner)
         except ServiceError as error:
-            if self._live.get(id) is live:
-                del self._live[id]
+            if self._live.get(i.id) is live:
+                del self._live[i.id]
             live.end(error)
-        live.release()
+            raise
 
 
 def unknown(id: str) -> UnknownSession:

@@ -7,8 +7,9 @@ it then is; what waits behind is folded into the same chunk as far as it fits.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
@@ -17,7 +18,7 @@ from service.batching import resolve
 from service.clock import Clock
 from service.errors import DeadlineExceeded, NotFinite, Overloaded, ServiceError, WriteConflict
 from service.models import Model
-from service.sessions.requests import Advance, Turn, Waiting, repeated
+from service.sessions.requests import Advance, Turn, Waiting, outdated, repeated
 from service.state import Answer, Record, Tensors
 from service.step import Item, Part, Stepped
 
@@ -48,10 +49,12 @@ class Live:
         "_clock",
         "_item",
         "_max_waiting",
-        "_reload",
+        "_renew",
+        "_renewal",
         "_taken",
         "_waiting",
         "delivered",
+        "interrupt",
         "model",
         "ordinal",
         "over",
@@ -60,9 +63,9 @@ class Live:
     )
 
     def __init__(
-        self, record: Record, model: Model, clock: Clock, max_waiting: int, reload: Callable[["Live"], None]
+        self, record: Record, model: Model, clock: Clock, max_waiting: int, renew: Callable[["Live"], Awaitable[None]]
     ) -> None:
-        """``reload`` is called when a commit found that another replica has moved the session."""
+        """``renew`` takes ``record`` as the store has it, where another replica may have moved the session."""
         self.record = record
         self.model = model
         self.phase = Phase.IDLE
@@ -75,7 +78,9 @@ class Live:
         self._item: Item | None = None
         self._clock = clock
         self._max_waiting = max_waiting
-        self._reload = reload
+        self._renew = renew
+        self._renewal: asyncio.Future[None] | None = None
+        self.interrupt: Callable[[], None] | None = None  # stops who holds the turn, between two ticks
 
     @property
     def busy(self) -> bool:
@@ -89,6 +94,7 @@ class Live:
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(Waiting(request, future, deadline, self.delivered, request.steps, request.digest, now))
         self.proceed(admitted=False)
+        self._watch(future, deadline)
         return future
 
     def turn(self, deadline: float) -> Turn:
@@ -97,6 +103,7 @@ class Live:
         turn = Turn(asyncio.get_running_loop().create_future(), deadline, self.delivered)
         self._waiting.append(turn)
         self.proceed()
+        self._watch(turn.future, deadline)
         return turn
 
     def release(self) -> None:
@@ -109,10 +116,17 @@ class Live:
         self.record = record
         self.delivered = self.ordinal = self.ordinal + 1
 
-    def refresh(self) -> None:
-        """Another replica has moved the session: its record is loaded anew before the next one goes on."""
+    def _refresh(self) -> None:
+        """Another replica may have moved the session: its record is loaded anew before the next one goes on."""
         self.phase = Phase.HELD
-        self._reload(self)
+        self._renewal = asyncio.ensure_future(self._renew(self))
+        self._renewal.add_done_callback(self._refreshed)
+
+    def _refreshed(self, renewal: "asyncio.Future[None]") -> None:
+        self._renewal = None
+        if not renewal.cancelled() and (error := renewal.exception()) is not None and self.over is None:
+            log.error("a session could not be loaded anew", exc_info=error)
+        self.release()
 
     def end(self, error: ServiceError) -> None:
         """The session is over: whoever waits is told, and whoever comes."""
@@ -147,6 +161,15 @@ class Live:
             resolve(first.future, error)
         else:
             self.phase = Phase.QUEUED
+
+    def _watch(self, future: "asyncio.Future[Any]", deadline: float) -> None:
+        """Behind a turn nobody is claimed, however long it lasts: who waits there is looked at when the time is up."""
+        if self.phase is Phase.HELD and not future.done():
+            left_s = max(0.0, deadline - self._clock.monotonic())
+            asyncio.get_running_loop().call_later(left_s + 0.001, self._drop_late)
+
+    def _drop_late(self) -> None:
+        self._waiting = deque(waiting for waiting in self._waiting if not self._gone(waiting))
 
     def _gone(self, waiting: Waiting | Turn) -> bool:
         """Whether nobody waits any more; who waited too long is told so."""
@@ -183,6 +206,10 @@ class Live:
                 break
             if self._taken and not self._follows(waiting, position, total):
                 break
+            if not self._taken and outdated(self.record, waiting):
+                waiting.renewed = True
+                self._refresh()
+                return 0
             self._waiting.popleft()
             if not self._taken and not self._applies(waiting):
                 continue
@@ -261,7 +288,7 @@ class Live:
         for waiting in taken:
             if waiting.tries >= MAX_TRIES:
                 resolve(waiting.future, error)
-        self.refresh()
+        self._refresh()
 
 
 def _folded(taken: list[Waiting]) -> tuple[np.ndarray, ...]:

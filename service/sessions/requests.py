@@ -54,7 +54,7 @@ class Generate:
         """What tells a repeat from another request at the same position."""
         s = self.sampling
         drawn = (s.temperature, s.top_k, s.top_p, s.seed if self.seeded else None) if s is not None else ()
-        told = repr((self.max_steps, drawn, self.stop)).encode()
+        told = repr((self.max_steps, drawn, self.stop, self.advance)).encode()
         return hashlib.blake2b(told, digest_size=16, salt=b"generate").digest()
 
 
@@ -64,6 +64,8 @@ class Waiting:
 
     ``seen`` counts the answers that the session had delivered when it came: those from there on may still be on
     their way to the client, and are kept for a repeat until a request comes that was sent after they arrived.
+    ``tries`` counts how often it was taken up again after another replica's move, ``renewed`` tells that the record
+    was loaded anew for it.
     """
 
     request: Advance
@@ -74,6 +76,7 @@ class Waiting:
     digest: bytes
     since: float
     tries: int = 0
+    renewed: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +100,14 @@ def repeated(record: Record, position: int | None, digest: bytes) -> Answer | No
         return None
     for answer in record.answers:
         if answer.start == position and answer.digest == digest:
-            if answer.outputs is None:
+            if answer.outputs is None or answer.dropped:
                 raise AlreadyApplied(record.position)
             return answer
     raise PositionConflict(record.position, position)
+
+
+def outdated(record: Record, waiting: Waiting) -> bool:
+    """Whether to look, once, if another replica has moved the session: the request is for elsewhere."""
+    position = waiting.request.position
+    kept = any(a.start == position and a.digest == waiting.digest for a in record.answers)
+    return not (waiting.renewed or kept or position in (None, record.position))

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from service.clock import Clock
 from service.engine.runtime import Chunk
-from service.errors import InvalidInput, ServiceError, SessionEnded, TooLarge
+from service.errors import InvalidInput, ModelNotLoaded, ServiceError, TooLarge, UndecodableState
 from service.metrics import Metrics
 from service.models import Model, Models
 from service.sessions.arena import Arena, ended, unknown
@@ -43,7 +43,7 @@ class Sessions:
         self._metrics = metrics
         self._arena = Arena(models, store, settings, clock, metrics.loops_ended.inc)
         self._io = ThreadPoolExecutor(2, thread_name_prefix="store")
-        self._turns = Turns(store, settings, clock, self._io)
+        self._turns = Turns(store, settings, clock, self._io, self._arena.renew)
         self._sweeper: asyncio.Task[None] | None = None
         metrics.count_sessions(lambda: len(self._arena), store.count)
 
@@ -146,16 +146,16 @@ class Sessions:
         return await self._turns.reset(live, self._deadline())
 
     async def delete(self, id: str, owner: str) -> None:
-        """End a session. What waits for it before this call still runs."""
-        await self._arena.record(id, owner)  # whether it exists, and whose it is
+        """End a session. What waits for it before this call still runs; a long generation is stopped for it."""
         try:
             live = await self._arena.get(id, owner)
-        except SessionEnded:
-            raise
-        except ServiceError:  # it cannot be made live (its model is gone, say), but it can be ended
+        except (ModelNotLoaded, UndecodableState):  # it cannot be made live, but it can be ended by its owner
+            await self._arena.record(id, owner)
             await self._end(id, owner)
-        else:
-            await self._turns.hold(live, self._deadline(), lambda _: self._end(id, owner))
+            return
+        if live.interrupt is not None:
+            live.interrupt()
+        await self._turns.hold(live, self._deadline(), lambda _: self._end(id, owner))
 
     # ---- without a session
 

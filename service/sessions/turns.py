@@ -14,10 +14,11 @@ from msgspec import structs
 
 from service.clock import Clock
 from service.engine.runtime import Chunk
-from service.errors import NothingToContinue, ShuttingDown, WriteConflict
+from service.errors import NothingToContinue, PositionConflict, SessionEnded, ShuttingDown, WriteConflict
 from service.models import Model
+from service.sessions.caller import Caller, ClientGone
 from service.sessions.generation import Generated, Generation, Gone, Source, joined, retold
-from service.sessions.live import Live
+from service.sessions.live import MAX_TRIES, Live
 from service.sessions.requests import Advance, Generate, Turn, repeated
 from service.settings import Settings
 from service.state import Answer, Record
@@ -26,11 +27,7 @@ from service.stores.base import Store
 from service.views import View
 
 T = TypeVar("T")
-Job = Callable[[Gone], Awaitable[T]]
-
-
-class ClientGone(Exception):
-    """The client went away; the work stops with nothing committed."""
+Job = Callable[[Caller], Awaitable[T]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +36,23 @@ class _Held(Generic[T]):
 
     task: "asyncio.Task[T]"
     turn: Turn
-    gone: asyncio.Event
+    caller: Caller
 
     def leave(self) -> None:
         """Its caller has gone: a job that runs stops between two ticks, one that waits never begins."""
-        self.gone.set()
+        self.caller.leave()
         self.turn.future.cancel()  # no effect where the turn has come
 
 
 class Turns:
     """Runs the work of several ticks. Mutable state: ``_tasks``, so that none is lost at a shutdown."""
 
-    def __init__(self, store: Store, settings: Settings, clock: Clock, io: Executor) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, clock: Clock, io: Executor, renew: Callable[[Live], Awaitable[None]]
+    ) -> None:
+        """``renew`` takes a live session's record as the store has it."""
         self._store = store
+        self._renew = renew
         self._settings = settings
         self._clock = clock
         self._io = io
@@ -68,36 +69,43 @@ class Turns:
 
     def _begin(self, live: Live, deadline: float, job: "Job[T]") -> "_Held[T]":
         """Take a place in the session's queue at once, and run the job when its turn has come."""
-        gone = asyncio.Event()
+        caller = Caller(self._settings.queue_timeout_s)
         turn = live.turn(deadline)
 
         async def held() -> T:
             try:
                 await turn.future
-                return await self._run(live, job, gone.is_set)
+                return await self._run(live, job, caller)
             except asyncio.CancelledError:  # by `leave`, and nobody hears of it, or by `close`
                 raise ShuttingDown("the service is shutting down") from None
+            except ClientGone:  # nobody hears of it but one whose session is deleted meanwhile
+                raise SessionEnded("the session is being deleted", field="id", reason="deleted") from None
 
         task = asyncio.create_task(held())
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        return _Held(task, turn, gone)
+        return _Held(task, turn, caller)
 
-    async def _run(self, live: Live, job: "Job[T]", gone: Gone) -> T:
+    async def _run(self, live: Live, job: "Job[T]", caller: Caller) -> T:
+        """Run the job in its turn; anew where another replica has moved the session, unless steps were told."""
+        tries = 0
+        live.interrupt = caller.leave
         try:
-            if gone():
-                raise ClientGone
-            if live.over is not None:
-                raise live.over
-            result = await job(gone)
-        except WriteConflict:
-            live.refresh()  # releases the turn once the record is as the other replica left it
-            raise
-        except BaseException:
+            while True:
+                if caller.gone:
+                    raise ClientGone
+                if live.over is not None:
+                    raise live.over
+                try:
+                    return await job(caller)
+                except (PositionConflict, WriteConflict) as conflict:
+                    if caller.told or tries >= (MAX_TRIES if isinstance(conflict, WriteConflict) else 1):
+                        raise
+                    tries += 1
+                    await self._renew(live)
+        finally:
+            live.interrupt = None
             live.release()
-            raise
-        live.release()
-        return result
 
     def _done(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
@@ -115,11 +123,12 @@ class Turns:
         """A chunk longer than one tick takes, committed whole."""
         digest, seen = request.digest, live.delivered
 
-        async def job(gone: Gone) -> tuple[Answer, bool]:
+        async def job(caller: Caller) -> tuple[Answer, bool]:
             answer = repeated(live.record, request.position, digest)
             if answer is not None:
                 return answer, True
-            done = await run_segments(live.model, live.record.row, request.chunk, request.view, deadline, gone)
+            row = live.record.row
+            done = await run_segments(live.model, row, request.chunk, request.view, deadline, lambda: caller.gone)
             part = Part(request.steps, request.view, digest, live.ordinal)
             record = await self._commit(live, Item(row=done.row, parts=(part,), keep_from=seen), done)
             return structs.replace(record.answers[-1], outputs=done.shown[0]), False
@@ -129,13 +138,12 @@ class Turns:
     async def generate(self, live: Live, request: Generate, deadline: float) -> Generated:
         """A whole generation; with ``advance`` committed at its end."""
 
-        async def job(gone: Gone) -> Generated:
-            answer = repeated(live.record, request.position, request.digest)
-            if answer is not None:
-                return retold(answer, request, live.model.signature.vocabulary)
-            generation = Generation(live.model, request, _source(live.record), deadline, gone=gone)
+        async def job(caller: Caller) -> Generated:
+            generation = await self._generation(live, request, deadline, caller)
+            if isinstance(generation, Generated):
+                return generation
             whole = joined([generated async for generated in generation.run()])
-            if gone():
+            if caller.gone:
                 raise ClientGone
             if not request.advance:
                 return replace(whole, expires_at=live.record.expires_at)
@@ -144,39 +152,55 @@ class Turns:
         return await self.hold(live, deadline, job)
 
     async def stream(self, live: Live, request: Generate, deadline: float) -> AsyncIterator[Generated]:
-        """A generation told step by step; with ``advance`` each step is committed before it is told."""
-        told: asyncio.Queue[Generated | None] = asyncio.Queue()
+        """A generation told step by step; with ``advance`` each step is committed before it is told.
 
-        async def job(gone: Gone) -> None:
-            answer = repeated(live.record, request.position, request.digest)
-            if answer is not None:
-                told.put_nowait(retold(answer, request, live.model.signature.vocabulary))
+        The first one told holds no step: it says that the generation has begun.
+        """
+
+        async def job(caller: Caller) -> None:
+            generation = await self._generation(live, request, deadline, caller, commits=request.advance)
+            if isinstance(generation, Generated):
+                await caller.tell(generation)
                 return
-            generation = Generation(
-                live.model,
-                request,
-                _source(live.record),
-                deadline,
-                record=live.record if request.advance else None,
-                committed=live.committed,
-                gone=gone,
-            )
+            finish = None
             async for generated in generation.run():
-                told.put_nowait(generated)
+                await caller.tell(generated)
+                finish = generated.finish
+            if finish is None:
+                raise ClientGone
 
         held = self._begin(live, deadline, job)
-        held.task.add_done_callback(lambda _: told.put_nowait(None))
+        held.task.add_done_callback(lambda _: held.caller.close())
         try:
-            while (generated := await told.get()) is not None:
+            async for generated in held.caller.read():
                 yield generated
             held.task.result()  # raises what went wrong
         finally:
             held.leave()
 
+    async def _generation(
+        self, live: Live, request: Generate, deadline: float, caller: Caller, *, commits: bool = False
+    ) -> Generation | Generated:
+        """The generation to run, or what an earlier one came to that this request repeats."""
+        if not request.advance:
+            await self._renew(live)  # no commit will find out whether another replica has moved the session
+        answer = repeated(live.record, request.position, request.digest)
+        if answer is not None:
+            return retold(answer, request, live.model.signature.vocabulary)
+        return Generation(
+            live.model,
+            request,
+            _source(live.record),
+            deadline,
+            record=live.record if commits else None,
+            committed=live.committed,
+            gone=lambda: caller.gone,
+        )
+
     async def reset(self, live: Live, deadline: float) -> Record:
         """Back to the initial state; position 0, with no answers to repeat."""
 
-        async def job(_: Gone) -> Record:
+        async def job(_: Caller) -> Record:
             old = live.record
             fresh = live.model.engine.initial_row
             expires_at = self._clock.now() + old.identity.ttl_s

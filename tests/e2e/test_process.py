@@ -96,6 +96,12 @@ class TestEnding:
                 answer = client.post(f"{session}/steps", json={"inputs": [2], "position": 1})
                 assert answer.json()["outputs"] == {"y": [7.0]}
 
+    @pytest.mark.parametrize("_", range(3))
+    def test_sigterm_at_once(self, models: Path, tmp_path: Path, _: int) -> None:
+        """A signal that comes as soon as the server listens is not lost."""
+        with Server(tmp_path, models) as server:
+            assert server.terminate() == 0
+
     def test_sigterm_finishes_what_was_accepted(self, models: Path, tmp_path: Path) -> None:
         """A request that runs when SIGTERM comes is answered, in whole."""
         with Server(tmp_path, models) as server:

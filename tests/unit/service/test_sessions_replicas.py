@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from service.errors import PositionConflict, SessionEnded, StoreUnavailable, WriteConflict
-from tests.support.brain import Brain, Serve, drawn
+from tests.support.brain import Brain, Serve, drawn, told
 from tests.support.fakes import outcome, started
 from tests.support.records import plain
 
@@ -79,14 +79,45 @@ async def test_folded_requests_are_decided_anew_after_a_conflict(here: Brain, th
     assert await asyncio.gather(*tasks) == [[10], [11], [16]]
 
 
-async def test_a_long_chunk_that_loses_is_refused_and_leaves_the_session_usable(here: Brain, there: Brain) -> None:
-    """Work of several ticks is not tried again by itself: 409, and the next request knows the new record."""
+async def test_a_long_chunk_that_loses_tries_again(here: Brain, there: Brain) -> None:
+    """Work of several ticks applies to what the other replica left, or with a position is told where that is."""
     id = await here.create()
     await there.add(id, 10)
-    with pytest.raises(WriteConflict):
-        await here.add(id, 1, 1, 1, 1, 1)
-    assert here.kept(id).position == 1
     assert await here.add(id, 1, 1, 1, 1, 1) == [11, 12, 13, 14, 15]
+    await there.add(id, 100)
+    with pytest.raises(PositionConflict) as refused:
+        await here.add(id, 1, 1, 1, 1, 1, position=6)
+    assert refused.value.facts["position"] == 7
+    assert here.kept(id).position == 7
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+async def test_a_replica_that_was_passed_by_looks_anew(here: Brain, there: Brain, steps: int) -> None:
+    """A request for where the session really is applies, also where this replica has not heard of the latest steps."""
+    id = await here.create()
+    await here.add(id, 1)
+    await there.add(id, 10)
+    assert (await here.add(id, *[1] * steps, position=2))[-1] == 11 + steps
+
+
+async def test_a_wrong_position_is_told_the_true_one(here: Brain, there: Brain) -> None:
+    """The position in a conflict is that of the session, not that of an old record."""
+    id = await here.create()
+    await here.add(id, 1)
+    await there.add(id, 10, 20)
+    with pytest.raises(PositionConflict) as refused:
+        await here.add(id, 1, position=9)
+    assert refused.value.facts["position"] == 3
+
+
+async def test_reads_and_what_ifs_see_what_others_did(here: Brain, there: Brain) -> None:
+    """A session is shown, and forecast from, as it is committed, whichever replica committed it."""
+    id = await here.create("language")
+    await here.write(id, "a")
+    await there.write(id, "b")
+    assert (await here.sessions.get(id, "")).position == 2
+    what_if = [await brain.generate(id, drawn(5, advance=False)) for brain in (here, there)]
+    assert told(what_if[0]) == told(what_if[1])
 
 
 async def test_a_stream_that_loses_ends_by_name(here: Brain, there: Brain) -> None:
@@ -141,10 +172,9 @@ async def test_a_loser_that_cannot_look_anew_is_told_so(here: Brain, there: Brai
     assert await here.add(id, 1) == [11]
 
 
-async def test_a_reset_that_loses_is_refused(here: Brain, there: Brain) -> None:
-    """Going back to the start is a commit like any other."""
+async def test_a_reset_that_loses_tries_again(here: Brain, there: Brain) -> None:
+    """Going back to the start goes back from wherever the other replica went."""
     id = await here.create()
     await there.add(id, 10)
-    with pytest.raises(WriteConflict):
-        await here.sessions.reset(id, "")
-    assert await here.add(id, 1) == [11]
+    assert (await here.sessions.reset(id, "")).position == 0
+    assert await here.add(id, 1) == [1]

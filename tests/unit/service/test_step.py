@@ -9,7 +9,7 @@ from service.engine.repository import LoadedModel
 from service.errors import NotFinite, StoreUnavailable, UndecodableState, WriteConflict
 from service.sampling import Sampling
 from service.state import Answer, Record
-from service.step import Feed, Item, Part, Stepped, Stepper, next_record
+from service.step import STREAM_SHARE, Feed, Item, Part, Stepped, Stepper, next_record
 from service.stores.memory import MemoryStore
 from service.views import View
 from tests.support.artifacts import POISON
@@ -205,13 +205,18 @@ def test_a_streamed_answer_grows_step_by_step(fresh: Record) -> None:
     assert grown.outputs["n"].tolist() == [0, 1, 2]
 
 
-def test_a_streamed_answer_that_outgrew_the_limit_stays_a_fact(fresh: Record) -> None:
-    """Once its outputs were given up they do not come back in part."""
+def test_a_long_streamed_answer_keeps_its_tail(fresh: Record) -> None:
+    """It is written anew with every step, so the first steps are given up, and it is told how many."""
     grown = Answer(0, 0, b"", 0.0, {}, seed=5)
-    before, kept = fresh, []
-    for _ in range(3):
+    before, limit = fresh, 8 * STREAM_SHARE * 10  # ten numbers of eight bytes
+    for step in range(100):
         item = Item(row=b"", parts=(Part(1, View()),), extends=grown)
-        before = next_record(before, item, Stepped(b"", b"", ({"n": np.zeros(1)},)), 500.0, 16)
+        stepped = Stepped(b"", b"", ({"n": np.array([float(step)])},))
+        before = next_record(before, item, stepped, 500.0, limit)
         (grown,) = before.answers
-        kept.append((grown.steps, grown.outputs is not None))
-    assert kept == [(1, True), (2, True), (3, False)]
+        assert grown.outputs is not None
+        kept = grown.outputs["n"].tolist()
+        assert kept == [float(n) for n in range(grown.dropped, step + 1)]
+        assert len(kept) <= 10
+    assert grown.steps == 100
+    assert grown.dropped >= 90
