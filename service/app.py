@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +16,7 @@ from service.api import generation, health, models, sessions, steps
 from service.api.asgi import App, ClientDisconnected
 from service.api.edge import Edge
 from service.api.problems import invalid, problem, reason
+from service.api.schemas import Problem
 from service.clock import Clock, SystemClock
 from service.engine import ort
 from service.engine.repository import load_repository
@@ -31,6 +33,10 @@ log = logging.getLogger(__name__)
 
 VERSION = version("lstm-serve")
 _ANY_ERROR = 500
+_PROBLEM: dict[str, Any] = {
+    "description": "a problem, with a stable type and the field that was wrong",
+    "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
+}
 _NAMED = {400: MalformedBody, 404: UnknownPath, 405: WrongMethod}
 
 
@@ -69,13 +75,14 @@ def build(settings: Settings, store: Store | None = None, clock: Clock | None = 
         version=VERSION,
         description="Recurrent models in conversation: durable, exactly-once sessions that carry the state.",
         lifespan=lifespan,
+        responses=dict.fromkeys(("4XX", "5XX"), _PROBLEM),
     )
-    endpoint = steps.StepsEndpoint(brain, metrics, settings.max_body_bytes)
+    endpoint = steps.StepsEndpoint(brain, metrics, settings.max_body_bytes, settings.max_steps)
     for router in (
         steps.router(endpoint),
         sessions.router(brain),
-        generation.router(brain),
-        models.router(brain),
+        generation.router(brain, settings.max_steps),
+        models.router(brain, settings.max_steps, settings.max_sequences),
         health.router(brain, metrics, problems),
     ):
         app.include_router(router)
@@ -87,12 +94,13 @@ def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
     """Every error leaves as a problem document."""
 
     async def answered(_: Request, error: Exception) -> Response:
-        if isinstance(error, ClientDisconnected):
-            return Response()  # nobody reads it
+        if ClientDisconnected in (type(error), type(error.__cause__)):  # the cause, where an answer had begun
+            raise error  # nobody would read an answer; the edge knows
+        told = dict(getattr(error, "headers", None) or {})  # Allow, where the method is wrong
         error = _ours(error)
         metrics.rejected.labels(reason(error)).inc()
         status, body, headers = problem(error)
-        return Response(body, status, {k.decode(): v.decode() for k, v in headers})
+        return Response(body, status, told | {k.decode(): v.decode() for k, v in headers})
 
     for kind in (ServiceError, RequestValidationError, HTTPException, ClientDisconnected, Exception):
         app.add_exception_handler(kind, answered)

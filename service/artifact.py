@@ -22,14 +22,14 @@ Shape = tuple[Annotated[int, Field(ge=1)] | None, ...]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Tensor(_Part):
     """A constant tensor: ``data`` is base64 of its little-endian bytes in C order."""
 
     dtype: DType
-    shape: tuple[int, ...]
+    shape: tuple[Annotated[int, Field(ge=0)], ...]
     data: str
 
     @classmethod
@@ -55,6 +55,15 @@ class TensorSpec(_Part):
     batch_axis: int = 0
     time_axis: int | None = 1
 
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        _check_axis(self.name, "batch_axis", self.batch_axis, self.shape)
+        if self.time_axis is not None:
+            _check_axis(self.name, "time_axis", self.time_axis, self.shape)
+        if self.time_axis == self.batch_axis:
+            raise ValueError(f"batch_axis and time_axis of {self.name!r} are the same")
+        return self
+
     @cached_property
     def step_shape(self) -> tuple[int, ...]:
         """The shape of one time step of one row: what is left without the batch and the time axis."""
@@ -71,10 +80,23 @@ class StateSpec(_Part):
     batch_axis: int
     initial: Tensor | None = Field(default=None, description="one row's first state; none means zeros")
 
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        _check_axis(self.input, "batch_axis", self.batch_axis, self.shape)
+        return self
+
     @cached_property
     def row_shape(self) -> tuple[int, ...]:
         """The shape of one row: the tensor's without the batch axis."""
         return tuple(n or 1 for i, n in enumerate(self.shape) if i != self.batch_axis)
+
+
+def _check_axis(name: str, kind: str, axis: int, shape: Shape) -> None:
+    """Rows and steps vary from tick to tick: their axes are there, and not of one length."""
+    if not 0 <= axis < len(shape):
+        raise ValueError(f"{kind} {axis} of {name!r} is none of its {len(shape)} axes")
+    if shape[axis] is not None:
+        raise ValueError(f"axis {axis} of {name!r} is its {kind} and has the fixed length {shape[axis]}")
 
 
 class Scaling(_Part):
@@ -110,17 +132,32 @@ class Signature(_Part):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        names = [i.name for i in self.inputs] + [s.input for s in self.states] + list(self.constants)
-        if len(set(names)) < len(names):
-            raise ValueError("an input is named twice")
+        self._check_names()
+        if self.has_time_axis and any(o.time_axis is None for o in self.outputs):
+            raise ValueError("the inputs have a time axis and an output has none")
         if self.task == "language":
             self._check_language()
+        elif self.vocabulary is not None:
+            raise ValueError(f"a {self.task} model has no vocabulary")
         if self.task == "forecast":
             self._check_forecast()
+        elif self.features is not None or self.scaling is not None:
+            raise ValueError(f"a {self.task} model has neither features nor scaling")
+        self._check_values()
+        return self
+
+    def _check_names(self) -> None:
+        names = [i.name for i in self.inputs] + [s.input for s in self.states] + list(self.constants)
+        names += [self.lengths] if self.lengths is not None else []
+        if len(set(names)) < len(names):
+            raise ValueError("an input is named twice")
+
+    def _check_values(self) -> None:
         for state in self.states:
             if state.initial is not None and state.initial.array().shape != state.row_shape:
                 raise ValueError(f"the initial value of state {state.input} is not of shape {state.row_shape}")
-        return self
+        for constant in self.constants.values():
+            constant.array()  # a ValueError where its data has another size
 
     def _check_language(self) -> None:
         if not self.vocabulary or len(set(self.vocabulary)) < len(self.vocabulary):

@@ -9,7 +9,10 @@ is ``run_batch``, which it was given, and which runs in a thread of its own whil
 """
 
 import asyncio
+import heapq
+import itertools
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +33,7 @@ class Work(Protocol):
         ...
 
     def claim(self) -> int:
-        """Its size in steps, asked while a tick is formed; 0 when there is nothing to run (any more)."""
+        """Its size in steps, asked while ticks are formed, maybe often; 0 when there is nothing to run (any more)."""
         ...
 
     def start(self) -> None:
@@ -97,10 +100,11 @@ class Call(Generic[P]):
 
 
 class Batcher(Generic[W]):
-    """Runs waiting works in ticks, oldest first, works of like size together.
+    """Runs waiting works in ticks, works of like size together, the oldest first, and short ones between long ones.
 
-    Mutable state, touched on the event loop's thread only: ``_queue`` (works that wait), ``_running`` (works of the
-    tick that runs), ``_closing``.
+    Mutable state, touched on the event loop's thread only: ``_arrived`` (works not asked for their size yet),
+    ``_sorted`` (by size class, the works that wait, each with its ticket: a heap, the oldest first), ``_running``
+    (works of the tick that runs), ``_last`` (its size class), ``_closing``.
     """
 
     def __init__(
@@ -113,16 +117,24 @@ class Batcher(Generic[W]):
         like: Callable[[int], int],
         clock: Clock,
         observer: Observer,
+        max_cells: int = sys.maxsize,
     ) -> None:
-        """``like`` maps a size to its class: only works of one class share a tick."""
+        """``like`` maps a size to its class, the largest size in it: only works of one class share a tick.
+
+        ``max_cells`` bounds works x class of a tick of more than one work, and so how long others wait behind it.
+        """
         self._run_batch = run_batch
         self._max_batch = max_batch
+        self._max_cells = max_cells
         self._capacity = capacity
         self._like = like
         self._clock = clock
         self._observer = observer
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._queue: deque[W] = deque()
+        self._arrived: deque[W] = deque()
+        self._sorted: dict[int, list[tuple[int, W]]] = {}
+        self._tickets = itertools.count()
+        self._last = 0
         self._running: Sequence[W] = ()
         self._closing = False
         self._wake = asyncio.Event()
@@ -138,7 +150,7 @@ class Batcher(Generic[W]):
     @property
     def waiting(self) -> int:
         """Works in the queue."""
-        return len(self._queue)
+        return len(self._arrived) + sum(map(len, self._sorted.values()))
 
     def submit(self, work: W, *, admitted: bool = False) -> None:
         """Queue a work; ``admitted`` for the next part of something that was accepted before.
@@ -149,9 +161,9 @@ class Batcher(Generic[W]):
         """
         if not self.alive or (self._closing and not admitted):
             raise ShuttingDown("the service is shutting down")
-        if len(self._queue) >= self._capacity and not admitted:
+        if self.waiting >= self._capacity and not admitted:
             raise Overloaded("too many requests are waiting for this model", retry_after_s=1)
-        self._queue.append(work)
+        self._arrived.append(work)
         self._wake.set()
 
     async def close(self, within_s: float) -> None:
@@ -167,7 +179,7 @@ class Batcher(Generic[W]):
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            if not self._queue:
+            if not self.waiting:
                 if self._closing:
                     return
                 self._wake.clear()
@@ -187,30 +199,55 @@ class Batcher(Generic[W]):
             self._deliver(tick, outcomes)
 
     def _form(self) -> list[W]:
-        """Take the works of the next tick out of the queue: the oldest, and others of like size behind it."""
-        self._running = tick = list[W]()  # at no moment is a work neither here nor in the queue: see `_ended`
-        later: list[W] = []
-        size_class = 0
-        now = self._clock.monotonic()
-        try:
-            # A bounded look: a long queue of another size must not be asked over and over, tick by tick.
-            while self._queue and len(tick) < self._max_batch and len(later) < self._max_batch:
-                work = self._queue[0]
-                size = work.claim()
-                like = self._like(size)
-                self._queue.popleft()
-                if size == 0:
-                    continue
-                if tick and like != size_class:
-                    later.append(work)
-                    continue
-                size_class = like
+        """Take the works of the next tick out of the queue.
+
+        At no moment is a work neither in the tick nor in the queue: see ``_ended``.
+        """
+        self._running = tick = list[W]()
+        fresh = next(self._tickets)
+        self._sort_arrived()
+        while self._sorted and not tick:
+            self._fill(tick, self._leading(), fresh)
+        return tick
+
+    def _sort_arrived(self) -> None:
+        """Ask what is new for its size, once, so that a short work is found however much waits before it."""
+        while self._arrived:
+            size = self._arrived[0].claim()
+            like = self._like(size)
+            work = self._arrived.popleft()
+            if size > 0:
+                heapq.heappush(self._sorted.setdefault(like, []), (next(self._tickets), work))
+
+    def _leading(self) -> int:
+        """The size class of the next tick: the oldest work's, or after a tick of longer ones the shortest.
+
+        So one tick of long works at most stands before a single step; and as only ever shorter works go before the
+        oldest, in turn, it comes to it soon: no stream of new works starves another.
+        """
+        shortest = min(self._sorted)
+        if shortest < self._last:
+            return shortest
+        return min(self._sorted, key=lambda like: self._sorted[like][0][0])
+
+    def _fill(self, tick: list[W], size_class: int, fresh: int) -> None:
+        """Move works of one class into the tick, the oldest first; tickets above ``fresh`` were asked just now."""
+        waiting, now = self._sorted[size_class], self._clock.monotonic()
+        room = min(self._max_batch, max(1, self._max_cells // size_class))
+        while waiting and len(tick) < room:
+            ticket, work = waiting[0]
+            size = size_class if ticket > fresh else work.claim()
+            like = self._like(size)
+            heapq.heappop(waiting)
+            if size > 0 and like != size_class:  # it has grown or shrunk while it waited
+                heapq.heappush(self._sorted.setdefault(like, []), (ticket, work))
+            elif size > 0:
                 tick.append(work)
+                self._last = size_class
                 self._observer.waited(now - work.since)
                 work.start()
-        finally:
-            self._queue.extendleft(reversed(later))
-        return tick
+        if not waiting:
+            del self._sorted[size_class]
 
     def _deliver(self, tick: Sequence[W], outcomes: Sequence[object]) -> None:
         for work, outcome in zip(tick, outcomes, strict=True):
@@ -228,12 +265,13 @@ class Batcher(Generic[W]):
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """The loop is over: by ``close``, or by a fault, which turns readiness off and leaves nobody waiting."""
         self.alive = False
-        left = [*self._running, *self._queue]
+        waiting = sorted(itertools.chain(*self._sorted.values()), key=lambda ticketed: ticketed[0])
+        left = [*self._running, *(work for _, work in waiting), *self._arrived]
         self._running = ()
-        self._queue.clear()
-        if not self._closing:
-            error = None if task.cancelled() else task.exception()
-            log.critical("the loop of a batcher ended", exc_info=error)
+        self._sorted.clear()
+        self._arrived.clear()
+        if not self._closing and not task.cancelled():  # cancelled: the event loop itself is being torn down
+            log.critical("the loop of a batcher ended", exc_info=task.exception())
             self._observer.loop_ended()
         self._deliver(left, [ShuttingDown("the service is shutting down")] * len(left))
 

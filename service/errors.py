@@ -56,7 +56,14 @@ class ModelNotLoaded(ServiceError):
 
 
 class UndecodableState(ServiceError):
-    """A stored row cannot be decoded; it is left as it is, never replaced by zeros."""
+    """A stored row cannot be decoded; it is left as it is, never replaced by zeros.
+
+    ``owner``: whose it is, as far as the store can tell, so that its owner, and nobody else, can still end it.
+    """
+
+    def __init__(self, detail: str, owner: str = "") -> None:
+        super().__init__(detail)
+        self.owner = owner
 
 
 class PositionConflict(ServiceError):

@@ -1,8 +1,11 @@
 """The service's metrics, each saying which setting it informs. The registry is a parameter: there is no global one."""
 
+import math
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+
+from service.errors import ServiceError
 
 # 50 µs to 5 s, three to a decade: from one small step to a long generation.
 SECONDS = (50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -47,7 +50,11 @@ class Metrics:
             registry=r,
         )
         self.rows = Histogram(
-            p + "tick_rows", "Rows that shared one tick (informs max_batch).", ("model",), buckets=ROWS, registry=r
+            p + "tick_rows",
+            "Rows that shared one tick (informs max_batch, max_cells).",
+            ("model",),
+            buckets=ROWS,
+            registry=r,
         )
         self.steps = Counter(p + "steps", "Time steps that were run.", ("model",), registry=r)
         self.padding = Counter(
@@ -93,9 +100,19 @@ class Metrics:
         self.build = Info(p + "build", "Versions of what runs.", registry=r)
 
     def count_sessions(self, live: Callable[[], int], kept: Callable[[], int]) -> None:
-        """Read the session gauges from these functions whenever they are scraped."""
+        """Read the session gauges from these functions whenever they are scraped; NaN for what cannot be read now.
+
+        Metrics are wanted most when the store is in trouble: one gauge must not take the others with it.
+        """
+
+        def resting() -> float:
+            try:
+                return max(0, kept() - live())
+            except ServiceError:
+                return math.nan
+
         self.sessions.labels("live").set_function(live)
-        self.sessions.labels("resting").set_function(lambda: max(0, kept() - live()))
+        self.sessions.labels("resting").set_function(resting)
 
     def of_model(self, name: str) -> "ModelMetrics":
         """The metrics of one model, with the label filled in once."""

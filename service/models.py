@@ -45,6 +45,7 @@ class Model:
             self._run_batch,
             name=f"tick-{self.name}-{self.version}",
             max_batch=settings.max_batch,
+            max_cells=settings.max_cells,
             capacity=settings.max_queue,
             like=like_length if engine.ragged else same_length,
             clock=clock,

@@ -1,6 +1,9 @@
 """Every setting of the service, each with its sentence: the one source of the command line, the environment
 (``LSTM_SERVE_...``) and the README's table."""
 
+import difflib
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
@@ -9,11 +12,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import SettingsError
 
+_HOUR_S, _TEN_YEARS_S = 3600.0, 10 * 365 * 86_400.0  # within ten years every time stays a date that can be shown
+
+
+PREFIX = "LSTM_SERVE_"
+
 
 class Settings(BaseSettings):
     """What an operator may choose; a wrong value or combination stops the start."""
 
-    model_config = SettingsConfigDict(env_prefix="LSTM_SERVE_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, allow_inf_nan=False)
 
     model_repository: Path = Field(Path("model_repository"), description="folder of NAME/VERSION/model.onnx")
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -29,6 +37,12 @@ class Settings(BaseSettings):
     )
     threads: int = Field(1, ge=1, le=256, description="threads of ONNX Runtime for one tick")
     max_batch: int = Field(256, ge=1, le=4096, description="sessions in one tick at most")
+    max_cells: int = Field(
+        2048,
+        ge=1,
+        le=2**24,
+        description="cells (sessions x steps) in one tick at most, so that long chunks do not hold up single steps",
+    )
     segment_steps: int = Field(
         64,
         ge=1,
@@ -40,21 +54,33 @@ class Settings(BaseSettings):
     )
     max_queue: int = Field(4096, ge=1, description="sessions waiting for a tick at most; beyond it requests get 503")
     max_session_queue: int = Field(64, ge=1, description="requests of one session waiting at most; beyond it 503")
-    queue_timeout_s: float = Field(30.0, gt=0, description="seconds a request may wait before it is dropped with 503")
+    queue_timeout_s: float = Field(
+        30.0, gt=0, le=_HOUR_S, description="seconds a request may wait before it is dropped with 503"
+    )
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="bytes of a request body at most")
     max_steps: int = Field(
         16384, ge=1, description="steps of one request at most, generated ones and all sequences of a predict counted"
     )
     max_sequences: int = Field(256, ge=1, description="sequences in one predict request at most")
     max_live: int = Field(100_000, ge=1, description="sessions kept in memory at most; the others rest in the store")
-    default_ttl_s: float = Field(86_400.0, gt=0, description="seconds without a step after which a session expires")
-    max_ttl_s: float = Field(30 * 86_400.0, gt=0, description="largest ttl that a client may ask for, in seconds")
-    tombstone_s: float = Field(86_400.0, ge=0, description="seconds for which an ended session answers 410, not 404")
-    sweep_interval_s: float = Field(5.0, gt=0, description="seconds between two searches for expired sessions")
+    default_ttl_s: float = Field(
+        86_400.0, gt=0, le=_TEN_YEARS_S, description="seconds without a step after which a session expires"
+    )
+    max_ttl_s: float = Field(
+        30 * 86_400.0, gt=0, le=_TEN_YEARS_S, description="largest ttl that a client may ask for, in seconds"
+    )
+    tombstone_s: float = Field(
+        86_400.0, ge=0, le=_TEN_YEARS_S, description="seconds for which an ended session answers 410, not 404"
+    )
+    sweep_interval_s: float = Field(
+        5.0, gt=0, le=_HOUR_S, description="seconds between two searches for expired sessions"
+    )
     keep_answer_bytes: int = Field(
         65_536, ge=0, description="bytes of answers kept per session for repeats of requests; larger ones are not kept"
     )
-    drain_s: float = Field(20.0, ge=0, description="seconds that accepted requests get to finish at a shutdown")
+    drain_s: float = Field(
+        20.0, ge=0, le=_HOUR_S, description="seconds that accepted requests get to finish at a shutdown"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
     @model_validator(mode="after")
@@ -64,11 +90,14 @@ class Settings(BaseSettings):
         kind, _, path = self.store.partition(":")
         if kind != "sqlite" or not path:
             raise ValueError(f"store {self.store!r} is not of the form sqlite:PATH")
+        if path.startswith((":", "file:")):  # SQLite would take these for something else than a file's path
+            raise ValueError(f"store {self.store!r} names no plain file; to keep nothing, choose durability memory")
         return self
 
 
 def load_settings(**chosen: object) -> Settings:
     """Settings from the environment, overridden by ``chosen``; SettingsError says which one is wrong and why."""
+    _refuse_misspelled(os.environ)
     try:
         return Settings(**chosen)  # type: ignore[arg-type]  # pydantic validates them: that is the point
     except ValidationError as error:
@@ -77,3 +106,12 @@ def load_settings(**chosen: object) -> Settings:
         reason = first["msg"].removeprefix("Value error, ")
         sentence = f"setting {name}: {reason} (got {first['input']!r})" if name else reason
         raise SettingsError(sentence, field=name or None) from error
+
+
+def _refuse_misspelled(environment: Mapping[str, str]) -> None:
+    """A variable with our prefix that is no setting would be ignored in silence."""
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    for name in environment:
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, 1)
+            raise SettingsError(f"there is no setting {name}" + (f"; did you mean {near[0]}?" if near else ""))

@@ -1,9 +1,13 @@
 """The little that plain ASGI endpoints need: reading a body within its limit, answering, noticing who has gone."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from prometheus_client import Counter
+
+from service.api.problems import Headers, problem, reason
 from service.errors import TooLarge
 
 Scope = MutableMapping[str, Any]
@@ -20,6 +24,17 @@ class ClientDisconnected(Exception):
     """The client went away; nobody is left to be answered."""
 
 
+def check_length(scope: Scope, limit: int) -> None:
+    """TooLarge for a body that says itself that it is: nothing of it is read, and no 100-continue asks for it."""
+    for name, value in scope.get("headers", ()):
+        if name == b"content-length" and int(value) > limit:
+            raise _too_large(limit)
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body is larger than {limit} bytes", field="body")
+
+
 async def read_body(receive: Receive, limit: int) -> bytes:
     """The request's body; TooLarge beyond the limit, ClientDisconnected when it ends half-way."""
     parts: list[bytes] = []
@@ -31,17 +46,47 @@ async def read_body(receive: Receive, limit: int) -> bytes:
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
-            raise TooLarge(f"the body is larger than {limit} bytes", field="body")
+            raise _too_large(limit)
         if not message.get("more_body", False):
             return b"".join((*parts, part)) if parts else part
         parts.append(part)
 
 
-async def respond(send: Send, status: int, body: bytes, headers: "list[tuple[bytes, bytes]]") -> None:
-    """Answer with a whole body."""
+async def respond(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    """Answer with a whole body; ClientDisconnected when the connection is closed."""
     length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": body})
+    try:
+        await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+        await send({"type": "http.response.body", "body": body})
+    except (RuntimeError, OSError) as error:
+        raise left(send, error) from error
+
+
+async def refuse(send: Send, error: Exception, rejected: Counter) -> int:
+    """Answer with an error's problem document and count it; the status, 0 where nobody was left to be answered."""
+    status, body, headers = problem(error)
+    rejected.labels(reason(error)).inc()
+    try:
+        await respond(send, status, body, headers)
+    except ClientDisconnected:
+        return 0
+    return status
+
+
+def left(send: Send, error: Exception) -> Exception:
+    """What an error of ``send`` means: ClientDisconnected when the connection is closed, otherwise the error itself.
+
+    Of requests that a client sent ahead on one connection, uvicorn marks only the newest when the client goes. The one
+    that is being answered runs into the closed transport (a RuntimeError of uvloop's) and has to be marked here, or
+    uvicorn complains of every answer that was not completed.
+    """
+    if not (isinstance(error, OSError) or "closed" in str(error)):
+        return error
+    cycle = getattr(send, "__self__", None)
+    if hasattr(cycle, "disconnected"):
+        with contextlib.suppress(AttributeError):
+            cycle.disconnected = True  # type: ignore[union-attr]  # uvicorn's RequestResponseCycle
+    return ClientDisconnected()
 
 
 class watching:  # noqa: N801 - reads as the statement that it is: with watching(receive)

@@ -10,17 +10,38 @@ from pydantic import Field, TypeAdapter, ValidationError
 from service.api.problems import field_name
 from service.artifact import Signature, TensorSpec
 from service.engine.runtime import Chunk
-from service.errors import InvalidInput
+from service.errors import InvalidInput, TooLarge
 
 _EXAMPLES = {"language": "token ids such as [17, 4]", "forecast": "numbers", "generic": "numbers"}
 
 
-def decode_chunk(signature: Signature, inputs: object, text: str | None, field: str = "inputs") -> Chunk:
-    """The chunk of one row from its JSON value or text; InvalidInput names what does not fit."""
+def length(value: object) -> int:
+    """How many steps a JSON value or text says it has, without a look at any of them."""
+    if isinstance(value, Mapping):
+        return max(map(length, value.values()), default=0)
+    return len(value) if isinstance(value, list | str) else 0
+
+
+def check_steps(steps: int, limit: int, field: str) -> None:
+    """TooLarge beyond the limit."""
+    if steps > limit:
+        raise TooLarge(f"at most {limit} steps in one request, got {steps}", field=field)
+
+
+def decode_chunk(
+    signature: Signature, inputs: object, text: str | None, field: str = "inputs", *, max_steps: int
+) -> Chunk:
+    """The chunk of one row from its JSON value or text; InvalidInput names what does not fit.
+
+    A chunk of more than ``max_steps`` is TooLarge before any of its values is looked at.
+    """
     if text is not None:
         if inputs is not None:
             raise InvalidInput("send either text or inputs, not both", field="text")
-        return (_tokens(signature, text, "text" + field.removeprefix("inputs")),)
+        field = "text" + field.removeprefix("inputs")
+        check_steps(len(text), max_steps, field)
+        return (_tokens(signature, text, field),)
+    check_steps(length(inputs), max_steps, field)
     if inputs is None:
         kind = "text or inputs" if signature.task == "language" else "inputs"
         raise InvalidInput(f"{kind} missing: expected {_EXAMPLES[signature.task]}, one entry per step", field=field)
@@ -69,6 +90,8 @@ def _array(signature: Signature, spec: TensorSpec, value: object, field: str) ->
     depth = len(spec.step_shape)
     if spec.step_shape == (1,) and isinstance(value, list) and value and not isinstance(value[0], list):
         depth = 0
+    elif isinstance(value, list):
+        _check_widths(value, spec, spec.step_shape, field)
     try:
         checked = _adapter(spec.dtype, depth, symbols).validate_python(value)
     except ValidationError as error:
@@ -86,6 +109,15 @@ def _array(signature: Signature, spec: TensorSpec, value: object, field: str) ->
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InvalidInput(f"{field}: a number is too large for {spec.dtype}", field=field)
     return array.reshape(len(array), *spec.step_shape)
+
+
+def _check_widths(values: list[Any], spec: TensorSpec, shape: tuple[int, ...], field: str) -> None:
+    """Refuse what is wider than the model's step before all of it is checked number by number."""
+    for value in values if shape else ():
+        if isinstance(value, list):
+            if len(value) > shape[0]:
+                raise InvalidInput(f"{field}: a step is too wide; expected {_expected(spec)}", field=field)
+            _check_widths(value, spec, shape[1:], field)
 
 
 def _cast(values: list[Any], dtype: str) -> np.ndarray:
@@ -113,8 +145,8 @@ def _adapter(dtype: str, depth: int, symbols: int | None) -> TypeAdapter[Any]:
     elif dtype == "bool":
         leaf = Annotated[bool, Field(strict=True)]
     for _ in range(depth):
-        leaf = Annotated[list[leaf], Field(strict=True)]
-    return TypeAdapter(Annotated[list[leaf], Field(strict=True, min_length=1)])
+        leaf = Annotated[list[leaf], Field(strict=True, fail_fast=True)]
+    return TypeAdapter(Annotated[list[leaf], Field(strict=True, fail_fast=True, min_length=1)])
 
 
 @cache

@@ -69,6 +69,8 @@ def record_document(record: Record, signature: Signature | None) -> dict[str, An
         if last.outputs is not None:
             shown = outputs_of(signature, last.outputs) if signature is not None else dict(last.outputs)
         document["last"] = {"position": last.start, "steps": last.steps, "outputs": shown}
+        if last.dropped:
+            document["last"]["dropped"] = last.dropped
     return document
 
 

@@ -1,20 +1,20 @@
 """Routes that generate: whole, or streamed as server-sent events that OpenAI-compatible clients read."""
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 
-from service.api.asgi import watching
+from service.api.asgi import ClientDisconnected, Receive, Scope, Send, watching
 from service.api.decoding import decode_chunk
 from service.api.encoding import dumps, generation_document, outputs_of, timestamp
 from service.api.problems import problem_document
-from service.api.schemas import GenerateAnswer, GeneratePrompt, GenerateSession
+from service.api.schemas import GenerateAnswer, GeneratePrompt, GenerateSession, described, sent
 from service.api.steps import ANYONE
-from service.errors import InvalidInput
+from service.errors import InvalidInput, ShuttingDown
 from service.models import Model
 from service.sampling import Sampling
 from service.sessions.generation import Generated, joined
@@ -28,12 +28,19 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-def router(sessions: Sessions) -> APIRouter:
-    """The routes."""
+def router(sessions: Sessions, max_steps: int) -> APIRouter:
+    """The routes; ``max_steps`` is the limit of a prompt."""
     routes = APIRouter(prefix="/v1", tags=["generation"])
 
-    @routes.post("/sessions/{id}/generate", response_model=GenerateAnswer, responses=_STREAM)
-    async def generate_in_session(id: str, body: GenerateSession, request: Request) -> Response:
+    @routes.post(
+        "/sessions/{id}/generate",
+        response_model=GenerateAnswer,
+        responses=_STREAM,
+        openapi_extra=described(GenerateSession),
+    )
+    async def generate_in_session(
+        id: str, body: Annotated[GenerateSession, sent(GenerateSession)], request: Request
+    ) -> Response:
         """Continue a session: text that becomes part of it, or a forecast that leaves it where it was."""
         model = await sessions.model_of(id, ANYONE)
         asked = _asked(model, body, advance=body.advance, position=body.position)
@@ -44,12 +51,19 @@ def router(sessions: Sessions) -> APIRouter:
         headers = {"idempotent-replayed": "true"} if generated.repeated else None
         return _whole(model, generated, headers)
 
-    @routes.post("/models/{model}/generate", response_model=GenerateAnswer, responses=_STREAM)
-    async def generate_from_prompt(model: str, body: GeneratePrompt, request: Request) -> Response:
+    @routes.post(
+        "/models/{model}/generate",
+        response_model=GenerateAnswer,
+        responses=_STREAM,
+        openapi_extra=described(GeneratePrompt),
+    )
+    async def generate_from_prompt(
+        model: str, body: Annotated[GeneratePrompt, sent(GeneratePrompt)], request: Request
+    ) -> Response:
         """Continue a prompt, without a session."""
         found = sessions.models.find(model, body.version)
         asked = _asked(found, body, advance=None, position=None)
-        prompt = decode_chunk(found.signature, body.inputs, body.text)
+        prompt = decode_chunk(found.signature, body.inputs, body.text, max_steps=max_steps)
         steps = sessions.generate_from(found, prompt, asked)
         if body.stream:
             return await _streaming(found, steps)
@@ -94,7 +108,36 @@ async def _streaming(model: Model, steps: AsyncIterator[Generated]) -> Response:
     headers = {"cache-control": "no-store"}
     if first.repeated:
         headers["idempotent-replayed"] = "true"
-    return StreamingResponse(_events(model, first, steps), 200, headers, SSE)
+    return _EventStream(_events(model, first, steps), headers)
+
+
+class _EventStream(Response):
+    """Server-sent events. Starlette's own stream does not tell a client that leaves from a server that stops."""
+
+    def __init__(self, events: AsyncIterator[bytes], headers: dict[str, str]) -> None:
+        super().__init__(None, 200, headers, SSE)
+        del self.headers["content-length"]
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            with watching(receive):
+                async for event in self._events:
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+            last = b""
+        except ClientDisconnected:
+            return
+        except asyncio.CancelledError:  # by the server, whose time to shut down has run out
+            last = _fault(ShuttingDown("the service is shutting down"))
+        await send({"type": "http.response.body", "body": last})
+
+
+def _fault(error: Exception) -> bytes:
+    """A fault after the first byte of a stream, as the event that OpenAI-compatible clients know."""
+    _, document = problem_document(error)
+    document |= {"message": document["detail"], "code": document["status"]}
+    return b"event: error\ndata: " + dumps({"error": document}) + b"\n\n"
 
 
 async def _events(model: Model, first: Generated, steps: AsyncIterator[Generated]) -> AsyncIterator[bytes]:
@@ -106,9 +149,7 @@ async def _events(model: Model, first: Generated, steps: AsyncIterator[Generated
         async for generated in steps:
             yield _event(model, generated, stream_id, created)
     except Exception as error:  # noqa: BLE001 - the answer has begun: problems.py knows or logs it, the stream tells it
-        _, document = problem_document(error)
-        document |= {"message": document["detail"], "code": document["status"]}
-        yield b"event: error\ndata: " + dumps({"error": document}) + b"\n\n"
+        yield _fault(error)
     else:
         yield b"data: [DONE]\n\n"
 

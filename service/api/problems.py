@@ -43,7 +43,8 @@ TABLE: dict[type[ServiceError], tuple[int, str, str]] = {
     errors.StoreUnavailable: (503, "store-unavailable", "The session store cannot commit or load"),
 }
 _RETRY_AFTER_S = 1
-UNAVAILABLE = 503
+_MOST_FAULTS = 1000  # pydantic writes out all of a body's faults or none
+INTERNAL, UNAVAILABLE = 500, 503
 
 
 def problem(error: Exception) -> tuple[int, bytes, Headers]:
@@ -58,15 +59,17 @@ def problem(error: Exception) -> tuple[int, bytes, Headers]:
 def problem_document(error: Exception) -> tuple[int, dict[str, Any]]:
     """Status and RFC 9457 members of an error."""
     if isinstance(error, ValidationError):
-        error = invalid(error.errors(include_url=False))
+        error = unfit(error)
     known = TABLE.get(type(error)) if isinstance(error, ServiceError) else None
     if known is None or not isinstance(error, ServiceError):
         return 500, _neutral(error)
     status, kind, title = known
+    if status == INTERNAL:
+        log.error("%s: %s", kind, error.detail)
     document: dict[str, Any] = {"type": _TYPE + kind, "title": title, "status": status, "detail": error.detail}
     if error.field is not None:
         document["field"] = error.field
-    return status, document | error.facts
+    return status, {name: _encodable(value) for name, value in (document | error.facts).items()}
 
 
 def reason(error: Exception) -> str:
@@ -75,6 +78,13 @@ def reason(error: Exception) -> str:
         return "invalid-input"
     known = TABLE.get(type(error)) if isinstance(error, ServiceError) else None
     return known[1] if known is not None else "internal-error"
+
+
+def unfit(error: ValidationError) -> InvalidInput | MalformedBody:
+    """What pydantic found wrong with a body, as one of our errors, in bounded time however many faults it has."""
+    if (faults := error.error_count()) > _MOST_FAULTS:
+        return InvalidInput(f"the body does not fit: it has {faults} faults")
+    return invalid(error.errors(include_url=False))
 
 
 def invalid(found: Sequence[Mapping[str, Any]]) -> InvalidInput | MalformedBody:
@@ -96,6 +106,11 @@ def field_name(loc: Sequence[str | int]) -> str:
     for part in loc:
         name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else part
     return name
+
+
+def _encodable(value: object) -> object:
+    """What a client sent may be told back to it; half a surrogate pair has no place in UTF-8."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _neutral(error: Exception) -> dict[str, Any]:

@@ -1,14 +1,51 @@
-"""The bodies of the native API: what may be sent, and what is answered."""
+"""The bodies of the native API: what may be sent, how it is read, and what is answered."""
 
-from typing import Any, Literal
+import gc
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import Depends, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.api.problems import unfit
 
 Inputs = Any  # checked against the model's signature in `decoding`, where its shape is known
 
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+B = TypeVar("B", bound=_Request)
+_LARGE = 65_536  # bytes of a body
+
+
+def parse(kind: type[B], raw: bytes) -> B:
+    """A body from its bytes: every route reads with the same parser, which builds nothing that does not fit."""
+    collecting = len(raw) > _LARGE and gc.isenabled()
+    if collecting:
+        gc.disable()  # nothing parsed can be a cycle, and looking for cycles takes most of a large body's time
+    try:
+        return kind.model_validate_json(raw)
+    except ValidationError as error:
+        raise unfit(error) from None
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def sent(kind: type[B]) -> Any:  # noqa: ANN401 - what FastAPI takes as a dependency
+    """The dependency of a route that takes such a body; FastAPI's own reading would parse it twice."""
+
+    async def parsed(request: Request) -> B:
+        return parse(kind, await request.body())
+
+    return Depends(parsed)
+
+
+def described(kind: type[_Request], **extra: Any) -> dict[str, Any]:  # noqa: ANN401 - parts of an OpenAPI document
+    """The body of such a route for the OpenAPI document (``openapi_extra``)."""
+    schema = kind.model_json_schema(by_alias=True)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}, **extra}
 
 
 _INPUTS = Field(
@@ -24,6 +61,9 @@ _POSITION = Field(
     ge=0,
     description="the position at which the request applies: then a repeat is answered again, never applied again",
 )
+
+
+_Texts = Annotated[list[str], Field(fail_fast=True)]  # one fault is enough: millions would take seconds
 
 
 class CreateSession(_Request):
@@ -48,7 +88,7 @@ class Predict(_Request):
     """Whole sequences, of any lengths, without a session."""
 
     inputs: list[Inputs] | None = Field(default=None, min_length=1, description="sequences, each a list of steps")
-    text: list[str] | None = Field(default=None, min_length=1, description="language models: texts instead")
+    text: _Texts | None = Field(default=None, min_length=1, description="language models: texts instead")
     version: str | None = None
     returned: Literal["last", "all"] = _RETURN
     top_k: int | None = _TOP_K
@@ -64,7 +104,7 @@ class _Generation(_Request):
         default=None, gt=0, le=1, description="draw from the fewest symbols whose probabilities reach p"
     )
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="the same seed draws the same symbols")
-    stop: str | list[str] | None = Field(default=None, description="end before one of these texts (at most 8)")
+    stop: str | _Texts | None = Field(default=None, description="end before one of these texts (at most 8)")
     stream: bool = Field(default=False, description="answer with server-sent events, one per step")
 
 
@@ -92,6 +132,7 @@ class Last(BaseModel):
 
     position: int = Field(description="where it applied")
     steps: int
+    dropped: int = Field(default=0, description="so many of a long stream's first steps are no longer kept")
     outputs: dict[str, Any] | None = Field(description="what it was answered; null where that was too large to keep")
 
 
@@ -176,6 +217,19 @@ class ModelList(BaseModel):
     """Every loaded model."""
 
     models: list[ModelInfo]
+
+
+class Problem(BaseModel):
+    """What went wrong (RFC 9457)."""
+
+    type: str = Field(description="stable: urn:lstm-serve:problem:...")
+    title: str
+    status: int
+    detail: str
+    field: str | None = Field(default=None, description="the part of the request that was wrong")
+    position: int | None = Field(default=None, description="of a conflict: where the session stands")
+    reason: str | None = Field(default=None, description="of an ended session: deleted or expired")
+    request_id: str | None = Field(default=None, description="of an internal error: the log says more under it")
 
 
 class Ready(BaseModel):

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from service.api.encoding import dumps, record_document, session_document
-from service.api.schemas import CreateSession, Session, SessionPage
+from service.api.schemas import CreateSession, Session, SessionPage, described, sent
 from service.api.steps import ANYONE
 from service.sessions.sessions import Sessions
 from service.state import Record
@@ -22,13 +22,13 @@ def router(sessions: Sessions) -> APIRouter:
         body = dumps(record_document(record, model.signature if model is not None else None))
         return Response(body, status, headers, "application/json")
 
-    @routes.post("", status_code=201, response_model=Session)
-    async def create_session(request: CreateSession) -> Response:
+    @routes.post("", status_code=201, response_model=Session, openapi_extra=described(CreateSession))
+    async def create_session(request: Annotated[CreateSession, sent(CreateSession)]) -> Response:
         """Begin a session at position 0, with the model's highest version unless told."""
         record = await sessions.create(request.model, request.version, request.ttl, ANYONE)
         return answer(record, 201, {"location": f"/v1/sessions/{record.identity.id}"})
 
-    @routes.get("", response_model=SessionPage)
+    @routes.get("", response_model=SessionPage, response_model_exclude_unset=True)
     async def list_sessions(
         model: str | None = None,
         cursor: Annotated[str, Query(max_length=64, description="from the page before")] = "",

@@ -4,18 +4,31 @@ A plain ASGI endpoint inside the FastAPI app: routed, documented and validated l
 handling of a route, which costs more than the step.
 """
 
+import asyncio
+import math
 from typing import Any
 
 from fastapi import APIRouter, Response
 from fastapi.routing import APIRoute
 
-from service.api.asgi import JSON_HEADERS, ClientDisconnected, Receive, Scope, Send, read_body, respond, watching
+from service.api.asgi import (
+    JSON_HEADERS,
+    ClientDisconnected,
+    Receive,
+    Scope,
+    Send,
+    check_length,
+    read_body,
+    refuse,
+    respond,
+    watching,
+)
 from service.api.decoding import decode_chunk
 from service.api.encoding import answer_bytes
-from service.api.problems import Headers, problem, reason
-from service.api.schemas import Steps, StepsAnswer
+from service.api.problems import Headers
+from service.api.schemas import Steps, StepsAnswer, described, parse
 from service.artifact import Signature
-from service.errors import InvalidInput
+from service.errors import InvalidInput, ShuttingDown, TooLarge
 from service.metrics import Metrics
 from service.sessions.requests import Advance
 from service.sessions.sessions import Sessions
@@ -23,6 +36,8 @@ from service.views import View
 
 ANYONE = ""  # the owner of every session, until there are API keys
 DEFAULT_TOP_K = 5
+MAX_NUMBERS = 1_000_000  # in one answer: about what is written as JSON in the time of a tick, while all others wait
+_PER_SYMBOL = 3  # its token, its text, its log-probability
 _BEFORE, _AFTER = "/v1/sessions/", "/steps"
 _REPEATED = [*JSON_HEADERS, (b"idempotent-replayed", b"true")]
 
@@ -36,13 +51,26 @@ def view_of(signature: Signature, returned: str, top_k: int | None) -> View:
     return View(every=returned == "all", top_k=min(top_k or DEFAULT_TOP_K, len(signature.vocabulary)))
 
 
+def check_answer(signature: Signature, view: View, shown: int) -> None:
+    """TooLarge for an answer that would take long to write; ``shown``: of how many steps it tells."""
+    if view.top_k:
+        numbers, field = shown * view.top_k * _PER_SYMBOL, "top_k"
+    else:
+        numbers, field = shown * sum(math.prod(o.step_shape) for o in signature.outputs), "return"
+    if numbers > MAX_NUMBERS:
+        raise TooLarge(
+            f"the answer would hold {numbers} values, at most {MAX_NUMBERS} are told: ask for less", field=field
+        )
+
+
 class StepsEndpoint:
     """Decode, advance, encode."""
 
     path = f"{_BEFORE}{{id}}{_AFTER}"
 
-    def __init__(self, sessions: Sessions, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(self, sessions: Sessions, metrics: Metrics, max_body_bytes: int, max_steps: int) -> None:
         self._sessions = sessions
+        self._max_steps = max_steps
         self._max_body_bytes = max_body_bytes
         self._rejected = metrics.rejected
 
@@ -59,22 +87,29 @@ class StepsEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> int:
         """Answer one request and return the status (0: nobody was left to be answered)."""
         try:
-            headers, body = await self._answer(scope["path"][len(_BEFORE) : -len(_AFTER)], receive)
-            status = 200
+            headers, body = await self._answer(scope, receive)
         except ClientDisconnected:
             return 0
+        except asyncio.CancelledError:  # by the server, whose time to shut down has run out
+            return await refuse(send, ShuttingDown("the service is shutting down"), self._rejected)
         except Exception as error:  # noqa: BLE001 - problems.py knows them all, and logs those it does not know
-            self._rejected.labels(reason(error)).inc()
-            status, body, headers = problem(error)
-        await respond(send, status, body, headers)
-        return status
+            return await refuse(send, error, self._rejected)
+        try:
+            await respond(send, 200, body, headers)
+        except ClientDisconnected:
+            return 0
+        return 200
 
-    async def _answer(self, id: str, receive: Receive) -> tuple[Headers, bytes]:
-        request = Steps.model_validate_json(await read_body(receive, self._max_body_bytes))
+    async def _answer(self, scope: Scope, receive: Receive) -> tuple[Headers, bytes]:
+        check_length(scope, self._max_body_bytes)
+        id = scope["path"][len(_BEFORE) : -len(_AFTER)]
+        request = parse(Steps, await read_body(receive, self._max_body_bytes))
         with watching(receive):
             model = await self._sessions.model_of(id, ANYONE)
-            chunk = decode_chunk(model.signature, request.inputs, request.text)
+            chunk = decode_chunk(model.signature, request.inputs, request.text, max_steps=self._max_steps)
             view = view_of(model.signature, request.returned, request.top_k)
+            if view.every:
+                check_answer(model.signature, view, len(chunk[0]))
             answer, repeated = await self._sessions.advance(id, Advance(chunk, view, request.position), ANYONE)
         return _REPEATED if repeated else JSON_HEADERS, answer_bytes(model.signature, answer)
 
@@ -99,7 +134,6 @@ def _documentation() -> Response:
 def router(endpoint: StepsEndpoint) -> APIRouter:
     """The endpoint's route, for the OpenAPI document and for who calls the app without its edge."""
     routes = APIRouter(route_class=_PlainRoute, tags=["sessions"])
-    body = {"required": True, "content": {"application/json": {"schema": Steps.model_json_schema(by_alias=True)}}}
     id_parameter = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
     routes.add_api_route(
         endpoint.path,
@@ -107,6 +141,6 @@ def router(endpoint: StepsEndpoint) -> APIRouter:
         methods=["POST"],
         name="steps",
         response_model=StepsAnswer,
-        openapi_extra={"parameters": [id_parameter], "requestBody": body},
+        openapi_extra=described(Steps, parameters=[id_parameter]),
     )
     return routes

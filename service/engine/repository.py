@@ -1,12 +1,14 @@
 """The model repository: folders NAME/VERSION/model.onnx, loaded with what is wrong named and left out."""
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.engine.ort import first_line
 from service.engine.probe import probe
 from service.engine.runtime import Engine, load_engine
-from service.errors import ArtifactError
+from service.errors import ArtifactError, SettingsError
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -22,12 +24,28 @@ class LoadedModel:
 
 
 def _ready(path: Path, settings: Settings) -> Engine:
-    engine = load_engine(path, settings)
+    """The engine of an artifact, probed; whatever goes wrong with it is an ArtifactError, so that others are served."""
+    try:
+        engine = load_engine(path, settings)
+        _probed(path, engine)
+    except (ArtifactError, SettingsError):
+        raise
+    except Exception as error:  # a file can hold anything: it must not stop the start of the other models
+        log.exception("%s cannot be loaded", path)
+        raise ArtifactError(f"{path} cannot be loaded: {type(error).__name__}: {first_line(error)}") from error
+    return engine
+
+
+def _probed(path: Path, engine: Engine) -> None:
     try:
         probe(engine)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error.detail}") from error
-    return engine
+
+
+def _artifacts(folder: Path) -> list[Path]:
+    """Where artifacts stand, or should stand: a link to nowhere or a folder of that name is named, not passed over."""
+    return [path for path in (p / "model.onnx" for p in sorted(folder.glob("*/*"))) if os.path.lexists(path)]
 
 
 def load_repository(folder: Path, settings: Settings) -> tuple[list[LoadedModel], list[str]]:
@@ -38,7 +56,7 @@ def load_repository(folder: Path, settings: Settings) -> tuple[list[LoadedModel]
     """
     models: list[LoadedModel] = []
     problems: list[str] = []
-    for path in sorted(folder.glob("*/*/model.onnx")):
+    for path in _artifacts(folder):
         name, version = path.parent.parent.name, path.parent.name
         try:
             if not version.isdecimal() or version != str(int(version)):

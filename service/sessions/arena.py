@@ -96,7 +96,10 @@ class Arena:
 
     async def record(self, id: str, owner: str) -> Record:
         """A session's record as the store has it, whichever replica committed it."""
-        return self._checked(id, await self._load(id), owner)
+        try:
+            return self._checked(id, await self._load(id), owner)
+        except UndecodableState as error:
+            raise error if error.owner == owner else unknown(id) from None
 
     def add(self, record: Record, model: Model) -> None:
         """A session that was just created."""

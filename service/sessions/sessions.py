@@ -99,7 +99,7 @@ class Sessions:
 
     async def page(self, owner: str, model: str | None, after: str, limit: int) -> list[Listed]:
         """Sessions in the order of their ids, from the first beyond ``after`` on."""
-        return await self._in_io(self._store.page, owner, model, after, limit)
+        return await self._in_io(self._store.page, owner, model, after, limit, self._clock.now())
 
     async def model_of(self, id: str, owner: str) -> Model:
         """The model that a session is pinned to: what its inputs have to look like."""
@@ -149,8 +149,7 @@ class Sessions:
         """End a session. What waits for it before this call still runs; a long generation is stopped for it."""
         try:
             live = await self._arena.get(id, owner)
-        except (ModelNotLoaded, UndecodableState):  # it cannot be made live, but it can be ended by its owner
-            await self._arena.record(id, owner)
+        except (ModelNotLoaded, UndecodableState):  # told to its owner only, who can end what cannot be made live
             await self._end(id, owner)
             return
         if live.interrupt is not None:
@@ -227,7 +226,9 @@ class Sessions:
         while gone := await self._in_io(self._store.expire, now, SWEEP_BATCH):
             for id in gone:
                 self._forget(id, "", "expired")
-        await self._in_io(self._store.forget, now - self._settings.tombstone_s, SWEEP_BATCH)
+        before = now - self._settings.tombstone_s
+        while await self._in_io(self._store.forget, before, SWEEP_BATCH) == SWEEP_BATCH:
+            pass  # a short transaction at a time
         await self._in_io(self._store.maintain)
 
     async def _in_io(self, call: "Callable[..., T]", *arguments: object) -> T:

@@ -72,12 +72,18 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def forget(self, before: float, limit: int) -> None:
-        """Drop at most ``limit`` memories of sessions that ended before ``before``."""
+    def forget(self, before: float, limit: int) -> int:
+        """Drop at most ``limit`` memories of sessions that ended before ``before``; how many were dropped.
+
+        Fewer than ``limit`` only where none is left to be.
+        """
 
     @abstractmethod
-    def page(self, owner: str, model: str | None, after: str, limit: int) -> list[Listed]:
-        """At most ``limit`` sessions of an owner in the order of their ids, from the first id beyond ``after`` on."""
+    def page(self, owner: str, model: str | None, after: str, limit: int, now: float) -> list[Listed]:
+        """At most ``limit`` sessions of an owner in the order of their ids, from the first id beyond ``after`` on.
+
+        Those that have expired by ``now`` are left out; without ``now`` they are listed until they are swept.
+        """
 
     @abstractmethod
     def count(self) -> int:

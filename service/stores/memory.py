@@ -14,13 +14,15 @@ from service.stores.base import Ended, EndReason, Listed, Store
 class MemoryStore(Store):
     """Records in a dict. What it holds ends with the process.
 
-    State: ``_records``, ``_ended`` and ``_due`` (a heap of expiry times, each entry possibly out of date: it is
-    looked at again, and put back, when its time comes). One lock guards the three.
+    State: ``_records``, ``_ended``, ``_over`` (a heap of the times at which those ended) and ``_due`` (a heap of expiry
+    times, each entry possibly out of date: it is looked at again, and put back, when its time comes). One lock guards
+    the four, so nothing under it walks through all sessions each time.
     """
 
     def __init__(self) -> None:
         self._records: dict[str, Record] = {}
         self._ended: dict[str, Ended] = {}
+        self._over: list[tuple[float, str]] = []
         self._due: list[tuple[float, str]] = []
         self._lock = threading.Lock()
 
@@ -55,6 +57,10 @@ class MemoryStore(Store):
         if record is None:
             return False
         self._ended[id] = Ended(id, record.identity.owner, reason, now)
+        heapq.heappush(self._over, (now, id))
+        if len(self._due) > 2 * len(self._records):  # mostly of sessions that are over: once in as many ends
+            self._due = [(kept.expires_at, kept.identity.id) for kept in self._records.values()]
+            heapq.heapify(self._due)
         return True
 
     def expire(self, now: float, limit: int) -> list[str]:
@@ -71,18 +77,20 @@ class MemoryStore(Store):
                     ended.append(id)
         return ended
 
-    def forget(self, before: float, limit: int) -> None:
+    def forget(self, before: float, limit: int) -> int:
+        forgotten = 0
         with self._lock:
-            old = [id for id, ended in self._ended.items() if ended.at < before][:limit]
-            for id in old:
-                del self._ended[id]
+            while self._over and self._over[0][0] < before and forgotten < limit:
+                del self._ended[heapq.heappop(self._over)[1]]
+                forgotten += 1
+        return forgotten
 
-    def page(self, owner: str, model: str | None, after: str, limit: int) -> list[Listed]:
+    def page(self, owner: str, model: str | None, after: str, limit: int, now: float) -> list[Listed]:
         with self._lock:
             mine = [
                 r
                 for id, r in self._records.items()
-                if id > after and r.identity.owner == owner and model in (None, r.identity.model)
+                if id > after and r.identity.owner == owner and model in (None, r.identity.model) and r.expires_at > now
             ]
         first = heapq.nsmallest(limit, mine, key=lambda r: r.identity.id)
         return [Listed(r.identity, r.position, r.expires_at) for r in first]

@@ -5,10 +5,11 @@ the housekeeping, each behind its own lock: readers do not wait for a commit, no
 """
 
 import logging
+import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from service.stores.base import Ended, EndReason, Listed, Store
 log = logging.getLogger(__name__)
 
 _SCHEMA_VERSION = 1
+_APPLICATION_ID = 0x6C73746D  # "lstm": tells a file of ours from any other SQLite database
 # The columns that every commit changes stand in no index. Expiry is found by `sweep_at`, which is brought up to
 # `expires_at` only when its time comes: one index update per ttl and session instead of one per step.
 _SCHEMA = """
@@ -67,10 +69,13 @@ class SqliteStore(Store):
         self._path = path
         with _errors_mapped("open"):
             path.parent.mkdir(parents=True, exist_ok=True)
+            _check_foreign(path)
             self._writer = _connect(path, fsync=fsync)
             _migrate(self._writer)
             self._reader = _connect(path, fsync=fsync)
             self._keeper = _connect(path, fsync=fsync)
+            self._paths = str(path), str(_log_of(path))  # as they are asked for at every commit
+            self._files = _files(self._paths)
         self._write_lock, self._read_lock, self._keep_lock = threading.Lock(), threading.Lock(), threading.Lock()
 
     def create(self, records: Sequence[Record]) -> None:
@@ -122,17 +127,19 @@ class SqliteStore(Store):
             row = self._reader.execute("SELECT 1 FROM sessions WHERE sweep_at <= ? LIMIT 1", (now,)).fetchone()
         return row is not None
 
-    def forget(self, before: float, limit: int) -> None:
+    def forget(self, before: float, limit: int) -> int:
         with self._transaction() as db:
-            db.execute("DELETE FROM ended WHERE id IN (SELECT id FROM ended WHERE at < ? LIMIT ?)", (before, limit))
+            old = "SELECT id FROM ended WHERE at < ? ORDER BY at LIMIT ?"
+            return db.execute(f"DELETE FROM ended WHERE id IN ({old})", (before, limit)).rowcount  # noqa: S608
 
-    def page(self, owner: str, model: str | None, after: str, limit: int) -> list[Listed]:
+    def page(self, owner: str, model: str | None, after: str, limit: int, now: float) -> list[Listed]:
         where, values = "owner=? AND id>?", [owner, after]
         if model is not None:
             where, values = "owner=? AND model=? AND id>?", [owner, model, after]
-        query = f"SELECT {_IDENTITY}, position, expires_at FROM sessions WHERE {where} ORDER BY id LIMIT ?"  # noqa: S608
+        columns = f"{_IDENTITY}, position, expires_at"
+        query = f"SELECT {columns} FROM sessions WHERE {where} AND expires_at>? ORDER BY id LIMIT ?"  # noqa: S608
         with _errors_mapped("list"), self._read_lock:
-            rows = self._reader.execute(query, (*values, limit)).fetchall()
+            rows = self._reader.execute(query, (*values, now, limit)).fetchall()
         return [Listed(Identity(*row[:7]), row[7], row[8]) for row in rows]
 
     def count(self) -> int:
@@ -141,15 +148,23 @@ class SqliteStore(Store):
 
     def maintain(self) -> None:
         """Copy the write-ahead log back into the file, so that no commit has to and the log stays small."""
-        wal = self._path.with_name(self._path.name + "-wal")
-        if wal.exists() and wal.stat().st_size > _CHECKPOINT_BYTES:
-            with _errors_mapped("checkpoint"), self._keep_lock:
+        self._check_files()
+        with _errors_mapped("checkpoint"), self._keep_lock:
+            if _log_of(self._path).stat().st_size > _CHECKPOINT_BYTES:
                 self._keeper.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def check(self) -> None:
         with self._transaction() as db:
             # A real change: SQLite writes nothing where a row stays as it is, and would not meet the full disk.
             db.execute("UPDATE counters SET value=value+1 WHERE name='checks'")
+
+    def _check_files(self) -> None:
+        """StoreUnavailable when what is written would go into files that nobody can open any more."""
+        with suppress(FileNotFoundError):
+            if _files(self._paths) == self._files:
+                return
+        log.error("the database file %s was removed or replaced while it was open", self._path)
+        raise StoreUnavailable("the database file was removed or replaced while it was open")
 
     def close(self) -> None:
         for connection in (self._reader, self._keeper, self._writer):
@@ -163,6 +178,7 @@ class SqliteStore(Store):
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
+                self._check_files()  # two calls of the system: what is acknowledged is there after a restart
                 db.execute("COMMIT")
             except BaseException:
                 if db.in_transaction:
@@ -181,19 +197,50 @@ def _connect(path: Path, *, fsync: bool) -> sqlite3.Connection:
     return db
 
 
-def _migrate(db: sqlite3.Connection) -> None:
-    """Make the tables of a new file; refuse a file of another version of the service."""
-    db.execute("BEGIN IMMEDIATE")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        for statement in _SCHEMA.split(";\n"):
-            db.execute(statement)
-        db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
-    db.execute("COMMIT")
-    if version not in (0, _SCHEMA_VERSION):
+def _log_of(path: Path) -> Path:
+    """The write-ahead log of a database: it is there as long as a connection is open."""
+    return path.with_name(path.name + "-wal")
+
+
+def _files(paths: Iterable[str]) -> list[tuple[int, int]]:
+    """Which files stand at the database's two paths; FileNotFoundError where there is none."""
+    return [(status.st_dev, status.st_ino) for status in map(os.stat, paths)]
+
+
+def _check_foreign(path: Path) -> None:
+    """Refuse a database that is not ours before anything is changed in it, its journal mode included."""
+    if path.exists() and (path.is_dir() or path.stat().st_size > 0):
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)) as db:
+            _is_new(db)
+
+
+def _is_new(db: sqlite3.Connection) -> bool:
+    """Whether the database has no tables yet; StoreUnavailable where it is none of ours, or of another version."""
+    application, version, tables = (
+        db.execute(query).fetchone()[0]
+        for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+    )
+    if (application, version, tables) == (0, 0, 0):
+        return True
+    if application != _APPLICATION_ID:
+        raise StoreUnavailable("the file is an SQLite database, but not one of lstm-serve; it was left as it was")
+    if version != _SCHEMA_VERSION:
         raise StoreUnavailable(
             f"the session database has format {version} and this version of lstm-serve writes {_SCHEMA_VERSION}"
         )
+    return False
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    """Make the tables of a new file; refuse a file of another version of the service."""
+    db.execute("BEGIN IMMEDIATE")
+    if _is_new(db):
+        for statement in _SCHEMA.split(";\n"):
+            db.execute(statement)
+        db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+    db.execute("COMMIT")
 
 
 @contextmanager
@@ -226,11 +273,11 @@ def _update(r: Record) -> tuple[object, ...]:
 def _decoded(row: tuple[Any, ...]) -> Record | UndecodableState:
     *identity, position, revision, expires_at, check, output, answers, state = row
     if check != checksum(position, revision, state, output, answers):
-        return UndecodableState("the stored state of the session is damaged: its checksum does not fit")
+        return UndecodableState("the stored state of the session is damaged: its checksum does not fit", identity[1])
     try:
         kept = decode_answers(answers)
     except UndecodableState as error:
-        return error
+        return UndecodableState(error.detail, identity[1])
     return Record(Identity(*identity), position, revision, state, output, kept, expires_at)
 
 

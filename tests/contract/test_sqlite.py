@@ -130,7 +130,7 @@ def test_damaged_bytes_are_found_and_left_as_they_are(store: SqliteStore, path: 
     assert isinstance(found["b"], UndecodableState)
     assert [plain(found[id]) for id in "ac"] == [plain(records[0]), plain(records[2])]
     assert execute(path, bytes_of) == damaged
-    assert [listed.identity.id for listed in store.page("", None, "", 10)] == [*"abc"]
+    assert [listed.identity.id for listed in store.page("", None, "", 10, 0.0)] == [*"abc"]
     assert store.end("b", "deleted", 1.0)
 
 
@@ -245,7 +245,7 @@ def test_a_database_that_cannot_be_read_is_unavailable(store: SqliteStore, path:
     """Reading fails by the same name."""
     calls: dict[str, Callable[[], object]] = {
         "load": lambda: store.load(["a"]),
-        "page": lambda: store.page("", None, "", 1),
+        "page": lambda: store.page("", None, "", 1, 0.0),
         "count": store.count,
     }
     store.create([record("a")])

@@ -85,14 +85,37 @@ def test_renewed_sessions_do_not_hide_expired_ones(store: Store) -> None:
 
 
 def test_what_was_forgotten_is_unknown(store: Store) -> None:
-    """Memories from before a time are dropped, at most as many as asked for; later ones stay."""
+    """Memories from before a time are dropped, at most as many as asked for, and counted; later ones stay."""
     created(store, *"abcd")
     for n, id in enumerate("abcd"):
         store.end(id, "deleted", float(n))
-    store.forget(2.0, 1)
+    assert store.forget(2.0, 1) == 1
     assert len(store.load([*"abcd"])) == 3
-    store.forget(2.0, 10)
+    assert store.forget(2.0, 10) == 1
+    assert store.forget(2.0, 10) == 0
     assert set(store.load([*"abcd"])) == {"c", "d"}
+
+
+def test_forgetting_comes_to_an_end(store: Store) -> None:
+    """Called as long as it forgets as many as it may, all are forgotten, in whatever order they ended."""
+    created(store, *[f"{n:03}" for n in range(25)])
+    for n in range(25):
+        store.end(f"{n:03}", "deleted", float(7 * n % 25))
+    calls = 1
+    while store.forget(100.0, 10) == 10:
+        calls += 1
+    assert calls == 3
+    assert store.load([f"{n:03}" for n in range(25)]) == {}
+
+
+def test_a_page_leaves_out_what_has_expired(store: Store) -> None:
+    """Whether it was swept or not; a page is as long as it may be for all that, and without a time it shows all."""
+    created(store, "a", "c", ttl_s=10.0)
+    created(store, "b", "d", "e", ttl_s=20.0)
+    assert [s.identity.id for s in store.page("", None, "", 2, START_S + 10.0)] == ["b", "d"]
+    assert [s.identity.id for s in store.page("", "adder", "d", 2, START_S + 10.0)] == ["e"]
+    assert [s.identity.id for s in store.page("", None, "", 2, START_S + 9.9)] == ["a", "b"]
+    assert len(store.page("", None, "", 10, 0.0)) == 5
 
 
 def test_an_id_that_is_over_stays_over_until_it_is_forgotten(store: Store) -> None:
@@ -108,7 +131,7 @@ def test_pages_go_through_an_owners_sessions_in_the_order_of_their_ids(store: St
     created(store, *reversed(ids), owner="me")
     created(store, "03x", owner="you")
     pages, after = [], ""
-    while page := store.page("me", None, after, 4):
+    while page := store.page("me", None, after, 4, 0.0):
         pages.append([listed.identity.id for listed in page])
         after = pages[-1][-1]
     assert pages == [ids[:4], ids[4:8], ids[8:]]
@@ -119,10 +142,10 @@ def test_a_page_can_be_narrowed_to_a_model(store: Store) -> None:
     created(store, "a", "c", "e", model="adder")
     created(store, "b", "d", model="poison")
     created(store, "f", model="adder", owner="you")
-    assert [s.identity.id for s in store.page("", "adder", "a", 10)] == ["c", "e"]
-    assert [s.identity.id for s in store.page("", "poison", "", 1)] == ["b"]
-    assert store.page("", "nobody", "", 10) == []
-    assert store.page("nobody", None, "", 10) == []
+    assert [s.identity.id for s in store.page("", "adder", "a", 10, 0.0)] == ["c", "e"]
+    assert [s.identity.id for s in store.page("", "poison", "", 1, 0.0)] == ["b"]
+    assert store.page("", "nobody", "", 10, 0.0) == []
+    assert store.page("nobody", None, "", 10, 0.0) == []
 
 
 def test_a_page_shows_what_is_committed(store: Store) -> None:
@@ -131,7 +154,7 @@ def test_a_page_shows_what_is_committed(store: Store) -> None:
     after = moved(first, b"on", steps=3, expires_at=5_000.0)
     store.commit([after])
     store.end("b", "deleted", 1.0)
-    assert store.page("", None, "", 10) == [Listed(first.identity, 3, 5_000.0)]
+    assert store.page("", None, "", 10, 0.0) == [Listed(first.identity, 3, 5_000.0)]
 
 
 def test_the_count_is_that_of_sessions_kept(store: Store) -> None:

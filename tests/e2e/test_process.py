@@ -26,7 +26,11 @@ def models(tmp_path: Path) -> Path:
 def _refused(*options: str) -> str:
     """Run ``lstm-serve serve`` that must not start; the one sentence that it says."""
     done = subprocess.run(
-        [sys.executable, "-m", "lstm_serve", "serve", *options], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "lstm_serve", "serve", "--port", "0", *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 2, done
     sentences = [line for line in done.stderr.splitlines() if line.startswith("lstm-serve: ")]
@@ -201,5 +205,8 @@ class TestDatabaseTrouble:
                 answer = client.post(f"{session}/steps", json={"inputs": [1]})
                 assert answer.status_code == 500
                 assert answer.json()["type"] == "urn:lstm-serve:problem:undecodable-state"
+                assert "checksum" in server.log
+                assert client.delete(session).status_code == 204
+                assert client.get(session).status_code == 410
                 good = client.post(f"{other_session}/steps", json={"inputs": [1]})
                 assert good.json()["outputs"] == {"y": [4.0]}

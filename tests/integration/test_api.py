@@ -416,6 +416,14 @@ class TestOperation:
         assert value('lstm_serve_sessions{where="live"}') >= 1
         assert value("lstm_serve_loops_ended_total") == 0
 
+    def test_openapi_describes_errors(self, client: httpx.Client) -> None:
+        """Every operation documents its errors as what they are: problems."""
+        for path, operations in client.get("/openapi.json").json()["paths"].items():
+            for method, operation in operations.items():
+                problems = operation["responses"]["4XX"]["content"]
+                assert list(problems) == ["application/problem+json"], (path, method)
+                assert "HTTPValidationError" not in str(operation), (path, method)
+
     def test_openapi_describes_the_hot_path(self, client: httpx.Client) -> None:
         """The plain ASGI endpoint stands in the OpenAPI document like the others."""
         steps = client.get("/openapi.json").json()["paths"]["/v1/sessions/{id}/steps"]["post"]

@@ -130,13 +130,13 @@ class FaultyStore(Store):
         self._check(self.commits_fail)
         return self.inner.expire(now, limit)
 
-    def forget(self, before: float, limit: int) -> None:
+    def forget(self, before: float, limit: int) -> int:
         """See ``Store``."""
-        self.inner.forget(before, limit)
+        return self.inner.forget(before, limit)
 
-    def page(self, owner: str, model: str | None, after: str, limit: int) -> list[Listed]:
+    def page(self, owner: str, model: str | None, after: str, limit: int, now: float) -> list[Listed]:
         """See ``Store``."""
-        return self.inner.page(owner, model, after, limit)
+        return self.inner.page(owner, model, after, limit, now)
 
     def count(self) -> int:
         """See ``Store``."""

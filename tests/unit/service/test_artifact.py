@@ -31,6 +31,7 @@ def test_step_and_row_shapes_leave_out_batch_and_time() -> None:
     assert not one_step.has_time_axis
 
 
+X = document()["inputs"][0]
 WRONG: list[tuple[dict[str, Any], str]] = [
     (document(task="speech"), "task"),
     (document(format=2), "format"),
@@ -52,6 +53,24 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (document("forecast", features=None), "features"),
     (document("forecast", features=["u"]), "1 features"),
     (document("forecast", scaling={"mean": [0, 0], "scale": [1]}), "per feature"),
+    (document(vocabulary=[]), "generic model has no vocabulary"),
+    (document("forecast", vocabulary=[]), "forecast model has no vocabulary"),
+    (document(features=["u", "v"]), "generic model has neither features"),
+    (document("language", features=["u", "v"]), "language model has neither features"),
+    (document(scaling={"mean": [0], "scale": [1]}), "nor scaling"),
+    (document("forecast", scaling={"mean": [0, float("nan")], "scale": [1, 1]}), "scaling.mean.1"),
+    (document(inputs=[X | {"batch_axis": 2**63}]), "batch_axis 9223372036854775808 of 'x' is none of its 3 axes"),
+    (document(inputs=[X | {"batch_axis": -1}]), "batch_axis -1"),
+    (document(inputs=[X | {"time_axis": 3}]), "time_axis 3"),
+    (document(inputs=[X | {"time_axis": 0}]), "are the same"),
+    (document(inputs=[X | {"batch_axis": 2}]), "axis 2 of 'x' is its batch_axis and has the fixed length 2"),
+    (document(outputs=[X | {"name": "y", "time_axis": 2}]), "axis 2 of 'y' is its time_axis"),
+    (document(outputs=[X | {"name": "y", "time_axis": None}]), "an output has none"),
+    (document(states=[STATE | {"batch_axis": 2**63}]), "of 'h' is none of its 2 axes"),
+    (document(states=[STATE | {"batch_axis": 1}]), "axis 1 of 'h'"),
+    (document(lengths="x"), "an input is named twice"),
+    (document(constants={"c": {"dtype": "float32", "shape": [2], "data": "AAAAAA=="}}), "signature"),
+    (document(constants={"c": {"dtype": "float32", "shape": [-1], "data": "AAAAAA=="}}), "constants.c.shape.0"),
 ]
 
 

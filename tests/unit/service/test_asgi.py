@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.api import asgi
-from service.api.asgi import ClientDisconnected, Message, Receive, read_body, respond, watching
+from service.api.asgi import App, ClientDisconnected, Message, Receive, Send, read_body, respond, watching
 from service.api.edge import Edge
 from service.errors import TooLarge
 from tests.support.brain import Brain
@@ -156,4 +156,126 @@ async def test_the_edge_refuses_large_bodies_and_counts_every_request(brain: Bra
     count = "request_seconds_count"
     assert brain.metric(count, route="/v1/models/{model}", status="404") == 1
     assert brain.metric(count, route="none", status="413") == 1
+    assert brain.metric("rejected_total", reason="too-large") == 1
     assert brain.metric(count, route="none", status="0") == 1
+
+
+class Cycle:
+    """Stands for uvicorn's request: takes messages until its transport is closed."""
+
+    def __init__(self, *, closed: bool = False) -> None:
+        self.closed = closed
+        self.disconnected = False
+        self.sent: list[Message] = []
+
+    async def send(self, message: Message) -> None:
+        """ASGI's send."""
+        if self.closed:
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+        self.sent.append(message)
+
+    @property
+    def statuses(self) -> list[int]:
+        """What was answered."""
+        return [message["status"] for message in self.sent if "status" in message]
+
+
+def edge_over(app: App, brain: Brain) -> Edge:
+    """The edge in front of an app, with a limit of 100 bytes."""
+    return Edge(app, Endpoint(), brain.metrics, 100)  # type: ignore[arg-type]  # of the endpoint it needs two members
+
+
+async def test_a_closed_connection_is_a_client_that_went() -> None:
+    """Whoever hung up is not answered, and uvicorn is told so; other faults of sending stay what they are."""
+    cycle = Cycle(closed=True)
+    with pytest.raises(ClientDisconnected):
+        await respond(cycle.send, 200, b"", [])
+    assert cycle.disconnected
+
+    async def wrong(_: Message) -> None:
+        raise RuntimeError("Response content longer than Content-Length")
+
+    with pytest.raises(RuntimeError, match="longer"):
+        await respond(wrong, 200, b"", [])
+
+
+async def test_a_fault_that_was_answered_goes_no_further(brain: Brain) -> None:
+    """Starlette raises again what it has answered: it is counted once with its status, and not logged twice."""
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:  # noqa: ANN401 - ASGI's own
+        await respond(send, 500, b"{}", [])
+        raise ZeroDivisionError
+
+    cycle = Cycle()
+    await edge_over(app, brain)({"type": "http"}, receiving(*body(b"")), cycle.send)
+    assert cycle.statuses == [500]
+    assert brain.metric("request_seconds_count", route="none", status="500") == 1
+
+
+async def test_a_fault_before_the_answer_is_a_neutral_500(brain: Brain) -> None:
+    """Nobody waits in vain, even where the app cannot answer its own fault."""
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:  # noqa: ANN401 - ASGI's own
+        raise ZeroDivisionError
+
+    cycle = Cycle()
+    await edge_over(app, brain)({"type": "http"}, receiving(*body(b"")), cycle.send)
+    assert cycle.statuses == [500]
+    assert brain.metric("rejected_total", reason="internal-error") == 1
+
+
+async def test_half_an_answer_is_a_fault_for_the_server(brain: Brain) -> None:
+    """What broke after the first byte cannot be told: the server has to cut the connection, and it is counted."""
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:  # noqa: ANN401 - ASGI's own
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await edge_over(app, brain)({"type": "http"}, receiving(*body(b"")), Cycle().send)
+    assert brain.metric("request_seconds_count", route="none", status="200") == 1
+
+
+async def test_whoever_hung_up_leaves_quietly(brain: Brain) -> None:
+    """An answer into a closed connection raises nothing, whatever the app makes of it, and counts as status 0."""
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:  # noqa: ANN401 - ASGI's own
+        try:
+            await respond(send, 200, b"", [])
+        except Exception as error:
+            raise RuntimeError("response already started") from error
+
+    cycle = Cycle(closed=True)
+    await edge_over(app, brain)({"type": "http"}, receiving(*body(b"")), cycle.send)
+    assert cycle.disconnected
+    assert brain.metric("request_seconds_count", route="none", status="0") == 1
+
+
+async def test_a_server_that_cancels_tells_the_client(brain: Brain) -> None:
+    """When the time to shut down has run out, what is still at work is answered with 503."""
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:  # noqa: ANN401 - ASGI's own
+        await asyncio.get_running_loop().create_future()
+
+    cycle = Cycle()
+    task = asyncio.create_task(edge_over(app, brain)({"type": "http"}, receiving(*body(b"")), cycle.send))
+    await turns()
+    task.cancel()
+    await task
+    assert cycle.statuses == [503]
+    assert b"shutting-down" in cycle.sent[-1]["body"]
+    assert brain.metric("rejected_total", reason="shutting-down") == 1
+
+
+async def test_a_body_that_says_it_is_too_large_is_not_read(brain: Brain) -> None:
+    """The refusal comes before anything is received, so before the 100-continue that would ask for it."""
+
+    async def never() -> Message:
+        raise AssertionError("received")
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:  # noqa: ANN401 - ASGI's own
+        raise AssertionError("called")
+
+    cycle = Cycle()
+    await edge_over(app, brain)({"type": "http", "headers": [(b"content-length", b"101")]}, never, cycle.send)
+    assert cycle.statuses == [413]

@@ -1,12 +1,13 @@
 """Which works share a tick and in which order, what is refused, and how the batcher closes."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
-from service.batching import resolve
+from service.batching import Batcher, resolve
 from service.errors import Overloaded, ShuttingDown
-from tests.support.batching import Bench
+from tests.support.batching import Asked, Bench
 from tests.support.fakes import PATIENCE_S, outcome, started
 
 
@@ -86,11 +87,84 @@ async def test_close_fails_by_name_what_is_not_done_within_the_limit(bench: Benc
     assert [type(await outcome(f)) for f in (held, waiting.future)] == [ShuttingDown] * 2
 
 
-async def test_a_tick_looks_at_a_bounded_number_of_others(bench: Bench) -> None:
-    """Behind a long queue of another size a work waits its turn: it is not searched for, tick by tick."""
-    bench.made(max_batch=2).start()
+def bounded(bench: Bench, max_cells: int) -> Batcher[Asked]:
+    """The bench's batcher with a bound on cells."""
+    bench.batcher = Batcher(
+        bench.run,
+        name="test",
+        max_batch=8,
+        max_cells=max_cells,
+        capacity=100,
+        like=bench.like,
+        clock=bench.clock,
+        observer=bench.counts,
+    )
+    return bench.batcher
+
+
+async def test_a_tick_is_bounded_by_its_cells(bench: Bench) -> None:
+    """Works x size class of a tick stay within ``max_cells``, however many works ``max_batch`` would allow."""
+    bounded(bench, 20).start()
     held = await bench.hold()
-    works = [bench.submit(n, size=size) for n, size in ((1, 1), (2, 9), (3, 9), (4, 9), (5, 1))]
+    works = [bench.submit(n, size=9) for n in range(1, 6)] + [bench.submit(n) for n in range(6, 15)]
     bench.gate.open()
     await asyncio.gather(held, *[work.future for work in works])
-    assert bench.ticks == [[0], [1], [2, 3], [4], [5]]
+    assert sorted(map(len, bench.ticks)) == [1, 1, 1, 2, 2, 8]
+
+
+async def test_a_work_larger_than_the_bound_runs_alone(bench: Bench) -> None:
+    """At least one row always runs."""
+    bounded(bench, 4).start()
+    held = await bench.hold()
+    works = [bench.submit(n, size=9) for n in (1, 2)]
+    bench.gate.open()
+    await asyncio.gather(held, *[work.future for work in works])
+    assert bench.ticks == [[0], [1], [2]]
+
+
+async def test_a_short_work_waits_for_one_long_tick_at_most(bench: Bench) -> None:
+    """Behind any number of long works a single step has the next tick, and then the oldest goes on."""
+    bounded(bench, 18).start()
+    longs = [bench.submit(n, size=9) for n in range(1, 8)]
+    bench.gate.shut()
+    await bench.gate.reached()
+    single = bench.submit(100)
+    bench.gate.open()
+    await asyncio.gather(single.future, *[work.future for work in longs])
+    assert bench.ticks == [[1, 2], [100], [3, 4], [5, 6], [7]]
+
+
+async def test_segments_that_continue_do_not_starve_single_steps_nor_these_them(bench: Bench) -> None:
+    """Where each long work is followed by its next part and each single step by another, their ticks take turns."""
+    bounded(bench, 9).start()
+    rounds, done = 6, []
+
+    async def stream(item: int, size: int) -> None:
+        for _ in range(rounds):
+            await bench.submit(item, size=size, admitted=True).future
+            done.append(item)
+
+    held = await bench.hold()
+    streams = await started(*[stream(n, 9) for n in (1, 2, 3)], stream(100, 1))
+    bench.gate.open()
+    await asyncio.gather(held, *streams)
+    singles = [n for n, tick in enumerate(bench.ticks) if tick == [100]]
+    longs = [n for n, tick in enumerate(bench.ticks) if tick in ([1], [2], [3])]
+    assert [after - before for before, after in pairwise(singles)] == [2] * (rounds - 1)
+    assert [bench.ticks[n] for n in longs[:6]] == [[1], [2], [3]] * 2
+    assert longs[0] <= 2
+
+
+async def test_a_work_that_grows_while_it_waits_runs_with_its_like(bench: Bench) -> None:
+    """The size that counts is that at the tick: requests may have been folded since."""
+    bench.made(max_batch=2).start()
+    held = await bench.hold()
+    works = [bench.submit(n, size=size) for n, size in ((1, 9), (2, 9), (3, 9), (4, 20), (5, 20))]
+    bench.gate.open()
+    await held
+    bench.gate.shut()
+    await bench.gate.reached()
+    works[2].size = 20
+    bench.gate.open()
+    await asyncio.gather(*[work.future for work in works])
+    assert bench.ticks == [[0], [1, 2], [3, 4], [5]]

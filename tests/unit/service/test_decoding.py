@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from service.api.decoding import decode_chunk
 from service.artifact import Signature
-from service.errors import InvalidInput
+from service.errors import InvalidInput, TooLarge
 from tests.support.signatures import document, parse
 
+STEPS = 1000  # the limit
 SUMS = parse(document(inputs=[{"name": "x", "dtype": "float32", "shape": [None, None, 1]}]))
 PAIRS = parse(document())
 MATRIX = parse(document(inputs=[{"name": "x", "dtype": "float64", "shape": [None, None, 2, 2]}]))
@@ -48,7 +49,7 @@ FITTING: list[tuple[Signature, dict[str, Any], list[Any]]] = [
 @pytest.mark.parametrize(("signature", "body", "expected"), FITTING, ids=str)
 def test_what_fits_comes_through(signature: Signature, body: dict[str, Any], expected: list[Any]) -> None:
     """Each way of writing a chunk gives [steps, *step shape] of the input's type."""
-    chunk = decode_chunk(signature, body.get("inputs"), body.get("text"))
+    chunk = decode_chunk(signature, body.get("inputs"), body.get("text"), max_steps=STEPS)
     assert [array.tolist() for array in chunk] == expected
     assert [str(array.dtype) for array in chunk] == [spec.dtype for spec in signature.inputs]
 
@@ -74,8 +75,8 @@ WRONG: list[tuple[Signature, dict[str, Any], str, str]] = [
     (SUMS, {"inputs": [True]}, "inputs[0]", "valid number"),
     (SUMS, {"inputs": [1, [2]]}, "inputs[1]", "valid number"),
     (SUMS, {"inputs": [[1], 2]}, "inputs[1]", "valid list"),
-    (SUMS, {"inputs": [[1], [2, 3]]}, "inputs", "different shapes"),
-    (SUMS, {"inputs": [[1, 2]]}, "inputs", "shape [2]"),
+    (SUMS, {"inputs": [[1], [2, 3]]}, "inputs", "too wide"),
+    (SUMS, {"inputs": [[1, 2]]}, "inputs", "too wide"),
     (SUMS, {"inputs": [[]]}, "inputs", "shape [0]"),
     (SUMS, {"inputs": [1e39]}, "inputs", "too large for float32"),
     (SUMS, {"inputs": [10**30, -(10**60)]}, "inputs", "too large for float32"),
@@ -87,6 +88,7 @@ WRONG: list[tuple[Signature, dict[str, Any], str, str]] = [
     (PAIRS, {"inputs": [[1, 2], [3, "4"]]}, "inputs[1][1]", "valid number"),
     (PAIRS, {"inputs": [[[1, 2]]]}, "inputs[0][0]", "valid number"),
     (MATRIX, {"inputs": [[[1, 2], [3]]]}, "inputs", "different shapes"),
+    (MATRIX, {"inputs": [[[1, 2], ["x"] * 3]]}, "inputs", "too wide"),
     (SUMS, {"inputs": {"z": [1]}}, "inputs.z", "no input 'z' (it has x)"),
     (SUMS, {"inputs": {}}, "inputs.x", "missing"),
     (BOTH, {"inputs": [1]}, "inputs", "audio, rate"),
@@ -100,7 +102,7 @@ WRONG: list[tuple[Signature, dict[str, Any], str, str]] = [
 def test_what_does_not_fit_is_named(signature: Signature, body: dict[str, Any], field: str, sentence: str) -> None:
     """Each fault says where it is and what was expected."""
     with pytest.raises(InvalidInput) as refused:
-        decode_chunk(signature, body.get("inputs"), body.get("text"))
+        decode_chunk(signature, body.get("inputs"), body.get("text"), max_steps=STEPS)
     assert refused.value.field == field
     assert sentence in refused.value.detail
 
@@ -110,22 +112,39 @@ def test_what_is_no_number_is_named(value: float) -> None:
     """NaN and infinity are refused before they reach a model."""
     for signature, inputs, field in ((SUMS, [1, value], "inputs[1]"), (PAIRS, [[1, value]], "inputs[0][1]")):
         with pytest.raises(InvalidInput, match="finite") as refused:
-            decode_chunk(signature, inputs, None)
+            decode_chunk(signature, inputs, None, max_steps=STEPS)
         assert refused.value.field == field
 
 
 def test_a_field_elsewhere_in_a_body_is_named_in_full() -> None:
     """In a prediction of several sequences the fault names the sequence."""
     with pytest.raises(InvalidInput) as refused:
-        decode_chunk(SUMS, [1, "x"], None, "inputs[3]")
+        decode_chunk(SUMS, [1, "x"], None, "inputs[3]", max_steps=STEPS)
     assert refused.value.field == "inputs[3][1]"
     with pytest.raises(InvalidInput) as refused:
-        decode_chunk(TEXT, None, "xyz", "inputs[3]")
+        decode_chunk(TEXT, None, "xyz", "inputs[3]", max_steps=STEPS)
     assert refused.value.field == "text[3]"
+
+
+@pytest.mark.parametrize(
+    ("signature", "body", "field"),
+    [
+        (SUMS, {"inputs": ["x"] * (STEPS + 1)}, "inputs"),
+        (PAIRS, {"inputs": [["x"]] * (STEPS + 1)}, "inputs"),
+        (TEXT, {"inputs": ["x"] * (STEPS + 1)}, "inputs"),
+        (TEXT, {"text": "?" * (STEPS + 1)}, "text"),
+        (SUMS, {"inputs": {"x": ["x"] * (STEPS + 1)}}, "inputs"),
+    ],
+)
+def test_a_chunk_beyond_the_limit_is_refused_unseen(signature: Signature, body: dict[str, Any], field: str) -> None:
+    """Its length is enough to refuse it: none of its values is looked at."""
+    with pytest.raises(TooLarge) as refused:
+        decode_chunk(signature, body.get("inputs"), body.get("text"), max_steps=STEPS)
+    assert refused.value.field == field
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
 def test_numbers_survive_the_way_through_json(values: list[float]) -> None:
     """A float32 written as JSON and read again has the same bits."""
-    (array,) = decode_chunk(SUMS, orjson.loads(orjson.dumps(values)), None)
+    (array,) = decode_chunk(SUMS, orjson.loads(orjson.dumps(values)), None, max_steps=STEPS)
     assert array.tobytes() == np.array(values, np.float32).tobytes()

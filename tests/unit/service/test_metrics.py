@@ -1,11 +1,13 @@
 """The metrics: their names are an interface, and each says which setting it informs."""
 
+import math
 import re
 from itertools import pairwise
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from service.errors import StoreUnavailable
 from service.metrics import ROWS, SECONDS, Metrics
 from service.settings import Settings
 from tests.support.brain import Brain
@@ -69,6 +71,23 @@ def test_there_is_no_global_registry() -> None:
     one.replayed.inc()
     assert one.registry is registry
     assert other.registry.get_sample_value("lstm_serve_replayed_total") == 0
+
+
+def test_what_cannot_be_read_is_not_a_number() -> None:
+    """While the store cannot be read its gauge is NaN, and every other metric is told as ever."""
+    metrics = Metrics()
+
+    def kept() -> int:
+        raise StoreUnavailable("away")
+
+    metrics.count_sessions(lambda: 3, kept)
+    generate_latest(metrics.registry)
+    live, resting = (
+        metrics.registry.get_sample_value("lstm_serve_sessions", {"where": where}) for where in ("live", "resting")
+    )
+    assert live == 3
+    assert resting is not None
+    assert math.isnan(resting)
 
 
 async def test_a_step_leaves_its_traces(brain: Brain) -> None:

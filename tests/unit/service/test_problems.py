@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from service import errors
-from service.api.problems import TABLE, field_name, invalid, problem, problem_document, reason
+from service.api.problems import TABLE, field_name, invalid, problem, problem_document, reason, unfit
 from service.errors import InvalidInput, MalformedBody, Overloaded, PositionConflict, ServiceError
 
 # They stop the start or a load of the repository: no request ever meets them.
@@ -132,3 +132,19 @@ def test_field_names_read_as_they_would_be_written() -> None:
     """Indices in brackets, names with dots."""
     assert field_name(["inputs", 3, "x", 0]) == "inputs[3].x[0]"
     assert field_name([]) == ""
+
+
+def test_what_utf_8_cannot_say_is_replaced() -> None:
+    """A client that sends half a surrogate pair is told its own fault, not ours."""
+    status, body, _ = problem(InvalidInput("no input '\ud800'", field="inputs.\ud800"))
+    assert status == 422
+    assert orjson.loads(body)["field"] == "inputs.?"
+
+
+def test_many_faults_are_counted_and_not_written_out() -> None:
+    """A body with a million faults is refused as cheaply as one with a few."""
+    with pytest.raises(ValidationError) as found:
+        Body.model_validate({"rows": [{}] * 5000})
+    error = unfit(found.value)
+    assert "5000 faults" in error.detail
+    assert error.field is None

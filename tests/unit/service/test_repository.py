@@ -1,12 +1,14 @@
 """The model repository: what can be served is served, what cannot is told in one sentence each."""
 
 import shutil
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from service.engine import repository
 from service.engine.repository import load_repository
-from service.errors import ArtifactError
+from service.errors import ArtifactError, SettingsError
 from service.models import Models
 from service.settings import load_settings
 from service.state import Record
@@ -53,6 +55,50 @@ def test_an_artifact_that_does_not_run_as_it_says_is_left_out(tmp_path: Path, ba
     assert len(problems) == 1
     assert "bad/1/model.onnx: " in problems[0]
     assert why in problems[0]
+
+
+@pytest.mark.parametrize("step", ["load_engine", "probe"])
+def test_whatever_an_artifact_raises_is_its_own_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
+) -> None:
+    """A fault that nobody thought of leaves out its artifact, with the traceback in the log; the others are served."""
+    artifacts.repository(tmp_path, bad=artifacts.running_sum, good=artifacts.running_sum)
+    real, calls = getattr(repository, step), count()
+
+    def odd(*arguments: object) -> object:
+        if next(calls) == 0:
+            raise OverflowError("int too big\nto convert")
+        return real(*arguments)
+
+    monkeypatch.setattr(repository, step, odd)
+    loaded, problems = load_repository(tmp_path, CPU)
+    assert [m.name for m in loaded] == ["good"]
+    assert problems == [f"{tmp_path}/bad/1/model.onnx cannot be loaded: OverflowError: int too big"]
+    assert "Traceback" in caplog.text
+
+
+def test_a_setting_that_cannot_be_met_is_no_artifacts_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where CUDA was asked for and cannot be had the start stops, instead of leaving out one model after the other."""
+
+    def refuse(*_: object) -> object:
+        raise SettingsError("provider=cuda cannot be used", field="provider")
+
+    monkeypatch.setattr(repository, "load_engine", refuse)
+    with pytest.raises(SettingsError):
+        load_repository(artifacts.repository(tmp_path, good=artifacts.running_sum), CPU)
+
+
+def test_a_link_to_nowhere_and_a_folder_are_named(tmp_path: Path) -> None:
+    """What should be an artifact and is none is not passed over: an older version would be served without a word."""
+    artifacts.repository(tmp_path, good=artifacts.running_sum)
+    (tmp_path / "good" / "2").mkdir()
+    (tmp_path / "good" / "2" / "model.onnx").symlink_to(tmp_path / "gone.onnx")
+    (tmp_path / "good" / "3" / "model.onnx").mkdir(parents=True)
+    loaded, problems = load_repository(tmp_path, CPU)
+    assert [m.version for m in loaded] == ["1"]
+    assert len(problems) == 2
+    assert "good/2/model.onnx cannot be read: No such file" in problems[0]
+    assert "good/3/model.onnx cannot be read: Is a directory" in problems[1]
 
 
 @pytest.mark.parametrize("content", ["missing", "empty", "broken"])

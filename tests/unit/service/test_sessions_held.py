@@ -54,8 +54,8 @@ async def test_a_stream_waits_for_its_reader(brain: Brain) -> None:
     start = brain.kept(id).position
     steps = brain.sessions.generate_stream(id, drawn(10_000), "")
     await anext(steps)
-    while brain.kept(id).position < start + BACKLOG:
-        await asyncio.sleep(0)  # noqa: ASYNC110 - the ticks run in a thread of their own
+    while brain.kept(id).position < start + BACKLOG:  # noqa: ASYNC110 - the ticks run in a thread of their own
+        await asyncio.sleep(0)
     for _ in range(100):
         await turns()
     assert brain.kept(id).position <= start + BACKLOG + 1

@@ -17,6 +17,8 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"threads": 257}, "threads"),
     ({"max_batch": 0}, "max_batch"),
     ({"max_batch": 5000}, "max_batch"),
+    ({"max_cells": 0}, "max_cells"),
+    ({"max_cells": 2**24 + 1}, "max_cells"),
     ({"segment_steps": 0}, "segment_steps"),
     ({"segment_steps": 5000}, "segment_steps"),
     ({"allow_inexact": "perhaps"}, "allow_inexact"),
@@ -38,6 +40,14 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"store": "mysql:here"}, "store"),
     ({"store": "sqlite:"}, "store"),
     ({"store": "sessions.db"}, "store"),
+    ({"store": "sqlite::memory:"}, "durability memory"),
+    ({"store": "sqlite:file:x?mode=memory"}, "no plain file"),
+    ({"queue_timeout_s": 3601}, "queue_timeout_s"),
+    ({"default_ttl_s": 4e8, "max_ttl_s": 4e8}, "default_ttl_s"),
+    ({"max_ttl_s": 4e8}, "max_ttl_s"),
+    ({"tombstone_s": 4e8}, "tombstone_s"),
+    ({"sweep_interval_s": 3601}, "sweep_interval_s"),
+    ({"drain_s": 3601}, "drain_s"),
 ]
 
 
@@ -49,6 +59,17 @@ def test_a_wrong_setting_is_named_in_one_sentence(chosen: dict[str, object], nam
     assert name in refused.value.detail
     assert "\n" not in refused.value.detail
     assert str(next(iter(chosen.values()))) in refused.value.detail
+
+
+FLOATS = [name for name, field in Settings.model_fields.items() if field.annotation is float]
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_duration_is_a_number(name: str, value: str) -> None:
+    """NaN and infinity pass every comparison or none, and no timer can be set to them."""
+    with pytest.raises(SettingsError, match=name):
+        load_settings(**{name: value})
 
 
 def test_every_bound_is_tried() -> None:
@@ -89,3 +110,10 @@ def test_every_setting_has_its_sentence() -> None:
         assert field.description, name
         if "seconds" in field.description and "second " not in field.description:
             assert name.endswith("_s"), name
+
+
+def test_a_misspelled_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that would be ignored in silence stops the start, with what was probably meant."""
+    monkeypatch.setenv("LSTM_SERVE_MAXBATCH", "8")
+    with pytest.raises(SettingsError, match="no setting LSTM_SERVE_MAXBATCH; did you mean LSTM_SERVE_MAX_BATCH"):
+        load_settings()
