@@ -36,7 +36,7 @@ def models(
     table = Table("model", "task", "cell", "state", "on", "bit-exact", "fingerprint", box=None)
     for m in loaded:
         e, s = m.engine, m.engine.signature
-        exact = f"from {e.min_rows} up" if e.bit_exact else "no"
+        exact = "no" if not e.bit_exact else "yes" if e.min_rows == 1 else f"from {e.min_rows} rows"
         state = f"{e.layout.row_bytes} B"
         table.add_row(f"{m.name}/{m.version}", s.task, s.cell or "-", state, e.provider, exact, e.fingerprint[:12])
     console = Console()

@@ -73,7 +73,7 @@ def load_repository(folder: Path, settings: Settings) -> tuple[list[LoadedModel]
             version,
             engine.signature.task,
             engine.provider,
-            f"bit-exact from {engine.min_rows} rows" if engine.bit_exact else "not bit-exact",
+            f"bit-exact in ticks of {engine.min_rows} or more rows" if engine.bit_exact else "not bit-exact",
         )
     if not models:
         raise ArtifactError(problems[0] if problems else f"no artifact in {folder} (expected NAME/VERSION/model.onnx)")

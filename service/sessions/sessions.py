@@ -84,7 +84,7 @@ class Sessions:
         chosen = self.models.find(model, version)
         ttl_s = self._settings.default_ttl_s if ttl_s is None else ttl_s
         if ttl_s > self._settings.max_ttl_s:
-            raise InvalidInput(f"ttl is at most {self._settings.max_ttl_s:g} seconds", field="ttl")
+            raise InvalidInput(f"ttl is at most {self._settings.max_ttl_s:.0f} seconds", field="ttl")
         now = self._clock.now()
         identity = Identity(secrets.token_hex(16), owner, chosen.name, chosen.version, chosen.fingerprint, ttl_s, now)
         record = Record(identity, 0, 0, chosen.engine.initial_row, b"", (), now + ttl_s)

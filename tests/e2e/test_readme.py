@@ -51,7 +51,7 @@ def _kept(folder: Path) -> set[str]:
     for path in folder.rglob("*"):
         parts = path.relative_to(ROOT).parts
         unkept = UNKEPT & set(parts) or any(p.endswith(".egg-info") for p in parts)
-        unkept = unkept or (parts[0] == "model_repository" and parts[1] not in SHIPPED)  # a user's own models
+        unkept = unkept or (parts[0] == "model_repository" and not SHIPPED & set(parts))  # a user's own models
         if path.is_file() and not unkept and path.stat().st_size > 0:  # __init__.py files are empty
             kept.add("/".join(parts))
     return kept
