@@ -18,6 +18,7 @@ from export.parity import Reference, Run
 from export.weights import Array, Forecast, Language, Layer, Recurrence, Weights
 from model.checkpoint import Checkpoint
 from model.networks import ForecastNetwork, LanguageNetwork, Network
+from model.options import without_folders
 from service.engine.runtime import Chunk
 
 
@@ -34,11 +35,14 @@ def freeze(network: Network) -> Weights:
 
 
 def made_by(checkpoint: Checkpoint) -> dict[str, Any]:
-    """How the artifact was made: what training recorded, and the versions that exported it.
+    """How the artifact was made: what training recorded, without folders, and the versions that exported it.
 
     Export adds nothing of the time or the machine, so that the same checkpoint gives the same file again.
     """
-    return {**checkpoint.provenance, "export": {"versions": _versions()}}
+    made = dict(checkpoint.provenance)
+    if isinstance(made.get("command"), str):  # the artifact is published; a checkpoint of before kept whole paths
+        made["command"] = without_folders(made["command"])
+    return {**made, "export": {"versions": _versions()}}
 
 
 def reference_of(network: Network) -> Reference:

@@ -48,7 +48,7 @@ def _reference(engine: Engine, path: Path, checkpoint: Path) -> Reference:
     expected = describe(freeze(network))
     for part in ("task", "cell", "vocabulary", "features", "inputs", "outputs", "states", "lengths"):
         if getattr(engine.signature, part) != getattr(expected, part):
-            raise ExportError(f"{path} was not made from {checkpoint}: they have other {part}")
+            raise ExportError(f"{path} was not made from {checkpoint}: they differ in: {part}")
     return reference_of(network)
 
 

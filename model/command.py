@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from model.errors import Interrupted, ModelError
-from model.options import Options, continued
+from model.options import Options, continued, without_folders
 
 app = typer.Typer(
     name="train",
@@ -157,13 +157,18 @@ def _train(context: typer.Context, out: Path, resume: bool, given: dict[str, Any
         from model.snapshot import load_snapshot
     except ModuleNotFoundError as error:
         raise ModelError(f"training needs {error.name}: pip install 'lstm-serve[train]'") from error
-    run = training.Run(out, _command(), f"lstm-serve train {context.info_name} --out {shlex.quote(str(out))} --resume")
+    run = training.Run(
+        out, without_folders(_command()), f"lstm-serve train {context.info_name} --out {shlex.quote(str(out))} --resume"
+    )
     console = Console(stderr=True)
-    if resume:
-        snapshot = load_snapshot(out)
-        metrics = training.resume(continued(snapshot.options, options, explicit), snapshot, run, console)
-    else:
-        metrics = training.start(options, run, console)
+    try:
+        if resume:
+            snapshot = load_snapshot(out)
+            metrics = training.resume(continued(snapshot.options, options, explicit), snapshot, run, console)
+        else:
+            metrics = training.start(options, run, console)
+    except KeyboardInterrupt as interruption:  # outside the loop, or a second time in it
+        raise Interrupted("stopped at once; what was saved before is kept") from interruption
     for name, value in metrics.items():
         console.print(f"{name.replace('_', ' ')}: {_figure(value)}", highlight=False, soft_wrap=True)
     console.print(f"checkpoint: {out}", highlight=False, soft_wrap=True)

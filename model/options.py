@@ -3,14 +3,18 @@
 Owns the options and the rule for continuing. Must not import torch: `--help` is quick and works without it.
 """
 
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import PurePath
 from typing import Any, Literal
 
 from model.errors import CheckpointError, ModelError
 
 # What --resume may change: how long to train and with how many threads, not what is trained.
 CHANGEABLE = ("max_seconds", "epochs", "patience", "threads")
+
+_PATHS = ("--out", "--text", "--csv")  # the options that name files
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -84,6 +88,25 @@ def _require(condition: bool, name: str, rule: str, value: object) -> None:
 def flag(name: str) -> str:
     """How an option is spelled on the command line."""
     return "--" + name.replace("_", "-")
+
+
+def without_folders(command: str) -> str:
+    """The command line with each path cut to its last part: what is published must not tell where files lay."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # no command line at all
+        return PurePath(command).name
+    for i, word in enumerate(words):
+        if i and words[i - 1] in _PATHS:
+            words[i] = _last_part(word)
+        elif word.startswith(tuple(f"{option}=" for option in _PATHS)):
+            option, _, path = word.partition("=")
+            words[i] = f"{option}={_last_part(path)}"
+    return shlex.join(words)
+
+
+def _last_part(path: str) -> str:
+    return PurePath(path).name or "."
 
 
 def continued(stored: Options, given: Options, explicit: Collection[str]) -> Options:

@@ -1,6 +1,6 @@
 """CSV files as training data for the task forecast: reading, and saying exactly what is wrong with a table.
 
-Owns columns, cells and their checks. Rows are counted as a spreadsheet counts them: the header is row 1. Must not know
+Owns columns, cells and their checks. Faults are told by the line of the file, where an editor finds them. Must not know
 networks or training.
 """
 
@@ -8,12 +8,14 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 from model.errors import DataError
 
 _LARGEST = 3e38  # networks are float32
 _SHOWN = 5  # problems named one by one; the rest are counted
+_MISSING = ("", "na", "n/a", "nan", "null", "none")  # in any case
 
 
 @dataclass(frozen=True)
@@ -24,57 +26,84 @@ class Table:
     rows: list[list[float]]  # [rows][features]
 
 
+@dataclass(frozen=True)
+class _Row:
+    line: int  # of the file, from 1: where the row begins
+    cells: list[str]
+
+
 def read_table(path: Path, target: str, features: Sequence[str], time: str | None) -> Table:
-    """Read the target and the feature columns; DataError names the columns, or the rows and columns, at fault."""
-    header, cells = _read_cells(path)
-    chosen = list(dict.fromkeys([target, *features]))  # the target first, nothing twice
+    """Read the target and the feature columns; DataError names the columns, or the lines and columns, at fault."""
+    header, rows = _read_rows(path)
+    chosen = [target, *features]
+    twice = sorted({name for name in chosen if chosen.count(name) > 1})
+    if twice:
+        raise DataError(f"{_quoted(twice)} is named twice: the target is read as a feature too, and each column once")
     missing = [name for name in [*chosen, *([time] if time else [])] if name not in header]
     if missing:
         raise DataError(f"{path} has no column {_quoted(missing)}; its columns are {_quoted(header)}")
     if time in chosen:
         raise DataError(f"the time column {time!r} of {path} cannot also be a target or feature")
+    _check_widths(path, len(header), rows)
     if time:
-        _check_increasing(path, time, [_cell(row, header.index(time)) for row in cells])
+        _check_increasing(path, time, header.index(time), rows)
     columns = [(name, header.index(name)) for name in chosen]
     problems: list[str] = []
-    rows = [_numbers(number, row, columns, problems) for number, row in enumerate(cells, start=2)]
+    values = [_numbers(row, columns, problems) for row in rows]
     if problems:
-        raise DataError(f"{path} has {_listed(problems)}")
-    return Table(tuple(chosen), rows)
+        raise DataError(f"{path}: {_listed(problems)}")
+    return Table(tuple(chosen), values)
 
 
-def _read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
+def _read_rows(path: Path) -> tuple[list[str], list[_Row]]:
+    rows, line = [], 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.reader(file, strict=True))
+            reader = csv.reader(file, strict=True)
+            for cells in reader:
+                rows.append(_Row(line, [cell.strip() for cell in cells]))
+                line = reader.line_num + 1  # a quoted cell may reach over several lines
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a CSV file in UTF-8: {error}") from error
-    while lines and not any(cell.strip() for cell in lines[-1]):  # editors leave blank lines at the end
-        lines.pop()
-    if len(lines) < 2:
+    while rows and not any(rows[-1].cells):  # editors leave blank lines at the end
+        rows.pop()
+    if len(rows) < 2:
         raise DataError(f"{path} needs a header and rows below it")
-    header = [name.strip() for name in lines[0]]
+    header = rows[0].cells
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise DataError(f"{path} has more than one column named {_quoted(twice)}")
-    return header, lines[1:]
+    return header, rows[1:]
 
 
-def _numbers(number: int, row: list[str], columns: list[tuple[str, int]], problems: list[str]) -> list[float]:
+def _check_widths(path: Path, width: int, rows: Sequence[_Row]) -> None:
+    problems = [
+        f"line {row.line} has {_cells(len(row.cells))}, the header {width}"
+        if row.cells
+        else f"line {row.line} is empty"
+        for row in rows
+        if len(row.cells) != width
+    ]
+    if problems:
+        raise DataError(f"{path}: {_listed(problems)}")
+
+
+def _cells(count: int) -> str:
+    return "1 cell" if count == 1 else f"{count} cells"
+
+
+def _numbers(row: _Row, columns: list[tuple[str, int]], problems: list[str]) -> list[float]:
+    """The row's values; what is wrong with them is added to `problems`, a clause each."""
     values = []
     for name, index in columns:
-        text = _cell(row, index)
+        text = row.cells[index]
         value = _number(text)
         if value is None:
-            problems.append(f"{_fault(text)} in row {number}, column {name!r}")
+            problems.append(_problem(text, f"in line {row.line}, column {name!r}"))
         values.append(value or 0.0)
     return values
-
-
-def _cell(row: list[str], index: int) -> str:
-    return row[index].strip() if index < len(row) else ""
 
 
 def _number(text: str) -> float | None:
@@ -85,21 +114,33 @@ def _number(text: str) -> float | None:
     return value if abs(value) <= _LARGEST else None  # false for NaN
 
 
-def _fault(text: str) -> str:
-    if text.lower() in ("", "na", "n/a", "nan", "null", "none"):
-        return "no value"
-    return f"{text!r}, which is not a finite number in single precision,"
+def _problem(text: str, place: str) -> str:
+    if text.lower() in _MISSING:
+        value = f"{text!r}, which counts as missing," if text else "no value"
+        return f"it has {value} {place}: fill it or drop the line"
+    return f"{text!r} {place}, is {'too large' if _is_large(text) else 'not a number'}"
 
 
-def _check_increasing(path: Path, name: str, column: list[str]) -> None:
-    times = [_moment(text) for text in column]
-    problems = [f"{text!r} in row {row}" for row, text in enumerate(column, start=2) if times[row - 2] is None]
+def _is_large(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return any(letter.isdigit() for letter in text)  # 1e999, not inf
+
+
+def _check_increasing(path: Path, name: str, index: int, rows: Sequence[_Row]) -> None:
+    times = [(row, _moment(row.cells[index])) for row in rows]
+    problems = [f"{row.cells[index]!r} in line {row.line}" for row, time in times if time is None]
     if problems:
         raise DataError(f"{path} has, in the time column {name!r}, neither numbers nor ISO dates: {_listed(problems)}")
-    known = [time for time in times if time is not None]
-    back = [f"row {row + 2}" for row in range(1, len(known)) if known[row] <= known[row - 1]]
+    known = [(row.line, time) for row, time in times if time is not None]
+    back = [f"line {line}" for (_, before), (line, time) in pairwise(known) if time <= before]
     if back:
-        raise DataError(f"the time column {name!r} of {path} does not increase at {_listed(back)}")
+        raise DataError(
+            f"the time column {name!r} of {path} does not increase at {_listed(back)}: "
+            "it is checked, not learned from; leave out --time if the rows are in order"
+        )
 
 
 def _moment(text: str) -> float | None:

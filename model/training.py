@@ -24,13 +24,16 @@ from rich.console import Console
 
 from model import checkpoint, plots
 from model.display import Display
-from model.errors import CheckpointError, Interrupted
+from model.errors import CheckpointError, Interrupted, ModelError
 from model.options import Options
 from model.snapshot import Snapshot, restore, save_snapshot
 from model.tasks import Task, prepare
 from model.trainer import Trainer
 
 _LOSS_UNITS = {"language": "nats per character", "forecast": "squared error, repeating the last value = 1"}
+
+# What torch says when an allocation is refused, and when a size is beyond 64 bits: in bytes, or by itself.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "size calculation overflow", "argument 'size' failed")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,19 @@ def resume(options: Options, snapshot: Snapshot, run: Run, console: Console) -> 
     return _train(options, run, console, snapshot)
 
 
+@contextmanager
+def _within_memory() -> Iterator[None]:
+    """Torch tells of memory that it cannot get by an error like any other; here it becomes a sentence."""
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:
+        if not any(words in str(error).lower() for words in _OUT_OF_MEMORY):
+            raise
+        rule = "choose a smaller --hidden, --layers, --batch or --sequence"
+        raise ModelError(f"the network does not fit into memory: {rule}") from error
+
+
+@_within_memory()
 def _train(options: Options, run: Run, console: Console, snapshot: Snapshot | None) -> dict[str, Any]:
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -72,13 +88,14 @@ def _train(options: Options, run: Run, console: Console, snapshot: Snapshot | No
 
     with stop_on_signals() as stopped, Display(trainer, console) as display:
         finished = trainer.run(display.report, save, stopped)
+    unit = _LOSS_UNITS[task.network.config.task]
+    plots.draw_losses(run.folder, trainer.standing.history, unit, options.dropout)
     if not finished:
         raise Interrupted(f"stopped after {trainer.standing.step} steps; go on with: {run.resume_hint}")
     if trainer.best is not None:
         task.network.load_state_dict(trainer.best)
     metrics = task.finish(run.folder)
     _save(task, trainer, run, cpu_before_s, metrics)
-    plots.draw_losses(run.folder, trainer.standing.history, _LOSS_UNITS[task.network.config.task])
     return metrics
 
 
@@ -130,7 +147,11 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """While it lasts, a first SIGINT or SIGTERM is noted, not obeyed; yields the function that tells of it."""
+    """While it lasts, a first SIGINT or SIGTERM is noted, not obeyed; yields the function that tells of it.
+
+    Whoever has sent one is obeyed by then, so afterwards SIGINT is ignored: another Ctrl-C while the interpreter ends
+    would only break into the last words. Without one, both signals do again what they did before.
+    """
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -143,7 +164,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(received)
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if received and number == signal.SIGINT else handler)
 
 
 def choose_precision(options: Options) -> str:

@@ -67,7 +67,7 @@ class SqliteStore(Store):
 
     def __init__(self, path: Path, *, fsync: bool) -> None:
         self._path = path
-        with _errors_mapped("open"):
+        with _errors_mapped(f"be opened at {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             _check_foreign(path)
             self._writer = _connect(path, fsync=fsync)

@@ -100,7 +100,7 @@ def test_verify_finds_a_checkpoint_of_another_form(forecast: Network, save: Save
     """A checkpoint that the artifact cannot come from is refused by the first thing that differs."""
     path = artifacts.language(tmp_path / "model.onnx")
     result = _run("verify", path, "--checkpoint", save(forecast))
-    assert _sentence(result, ExportError).endswith("they have other task")
+    assert _sentence(result, ExportError).endswith("they differ in: task")
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no ONNX file\n" * 50], ids=["empty", "text"])

@@ -55,6 +55,13 @@ def test_made_tells_training_and_export(language: Network) -> None:
     assert set(made["export"]["versions"]) == {"lstm-serve", "onnx", "onnxruntime", "torch"}
 
 
+def test_made_holds_no_folders(language: Network) -> None:
+    """A checkpoint that recorded whole paths is published without them, and with the rest of its command."""
+    command = "lstm-serve train forecast --csv '/home/eve/my plant/load.csv' --target m/s --out=/srv/secret/load"
+    made = made_by(checkpoint.Checkpoint(language, language.config, {"command": command}))
+    assert made["command"] == "lstm-serve train forecast --csv load.csv --target m/s --out=load"
+
+
 def test_made_names_a_source_tree(language: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where lstm-serve runs without being installed, the record says so instead of naming a version."""
 

@@ -6,17 +6,21 @@ import math
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from model import checkpoint
 from model.command import app
 from model.errors import CheckpointError, DataError, Interrupted, ModelError
 from model.evaluation import language_metrics
+from model.plots import _label_logarithm, draw_losses
 from model.streams import cut_all
 from model.text import prepare
 from model.trainer import Trainer
@@ -29,6 +33,13 @@ QUICK = ["--hidden", "8", "--layers", "1", "--sequence", "20", "--batch", "4", "
 def _keep_random_state() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _keep_ctrl_c() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -77,13 +88,15 @@ def test_language_leaves_a_checkpoint(text: Path, tmp_path: Path) -> None:
 def test_forecast_learns_from_a_table(table: Path, tmp_path: Path) -> None:
     """Training on a CSV beats repeating the last value, in the user's units, and draws a forecast."""
     words = ["--csv", table, "--target", "load", "--features", "wind", "--time", "hour", "--rollout", "5"]
-    _train("forecast", *words, "--out", tmp_path / "out", "--epochs", "60", "--learning-rate", "0.02", *QUICK)
+    output = _train("forecast", *words, "--out", tmp_path / "out", "--epochs", "60", "--learning-rate", "0.02", *QUICK)
+    assert "x the squared error of repeating the last value" in output
     loaded = checkpoint.load(tmp_path / "out")
     assert loaded.config.features == ("load", "wind")
     metrics = loaded.provenance["metrics"]
     assert metrics["validation_rmse"] < 0.5 * metrics["validation_rmse_of_repeating"]
     assert 19 < float(loaded.network.get_buffer("mean")[0]) < 21
     assert (tmp_path / "out" / "forecast.png").exists()
+    assert str(tmp_path) not in json.dumps(loaded.provenance)
 
 
 def test_scaling_is_learned_on_the_training_split_only(table: Path, tmp_path: Path) -> None:
@@ -113,15 +126,16 @@ def test_ctrl_c_saves_and_resume_is_exact(text: Path, tmp_path: Path, monkeypatc
     step = Trainer.step
 
     def interrupted(trainer: Trainer) -> None:
-        if trainer.standing.step == 30:
+        if trainer.standing.step == 60:
             signal.raise_signal(signal.SIGINT)
         step(trainer)
 
     monkeypatch.setattr(Trainer, "step", interrupted)
-    with pytest.raises(Interrupted, match=r"after 31 steps; go on with: lstm-serve train language --out .* --resume"):
+    with pytest.raises(Interrupted, match=r"after 61 steps; go on with: lstm-serve train language --out .* --resume"):
         _train(*words, "--out", tmp_path / "stopped")
     monkeypatch.undo()
     assert checkpoint.load(tmp_path / "stopped").provenance["finished"] is False
+    assert (tmp_path / "stopped" / "losses.png").exists()
     _train("language", "--out", tmp_path / "stopped", "--resume")
     names = [tmp_path / folder / "training.safetensors" for folder in ("straight", "stopped")]
     straight, stopped = (checkpoint.read_tensors(path)[0] for path in names)
@@ -142,15 +156,83 @@ def test_figures_are_those_of_the_best_weights(text: Path, tmp_path: Path, monke
 
 
 def test_second_ctrl_c_does_not_wait() -> None:
-    """A first signal is only noted; a second one interrupts at once, and afterwards signals are what they were."""
-    before = signal.getsignal(signal.SIGINT)
+    """A first signal is only noted; a second one interrupts at once, and none disturbs the end."""
+    before = signal.getsignal(signal.SIGTERM)
     with stop_on_signals() as stopped:
         assert not stopped()
         signal.raise_signal(signal.SIGINT)
         assert stopped()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_signals_do_again_what_they_did() -> None:
+    """A training that nobody stopped leaves the signals as they were."""
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_signals():
+        assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_impatient_ctrl_c_ends_quietly(text: Path, tmp_path: Path) -> None:
+    """However often Ctrl-C is pressed, until the process is gone: status 130, no traceback."""
+    words = ["language", "--text", str(text), "--out", str(tmp_path / "out"), "--epochs", "100000", *QUICK]
+    command = [sys.executable, "-m", "model.command", *words, "--patience", "100000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "step " not in process.stderr.readline():
+            assert process.poll() is None
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        said = process.stderr.read()
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert "stopped" in said
+
+
+@pytest.mark.parametrize("hidden", ["99999999", "9" * 18, "9" * 21])
+def test_a_network_beyond_memory_is_a_sentence(tmp_path: Path, hidden: str) -> None:
+    """A width that no memory holds is told as that, however torch puts it."""
+    with pytest.raises(ModelError, match="does not fit into memory"):
+        _train("forecast", "--out", tmp_path / "out", "--hidden", hidden)
+
+
+def test_other_faults_are_not_taken_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A RuntimeError of another kind is a fault of ours, and stays one."""
+
+    def broken(trainer: Trainer) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(Trainer, "step", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        _train("forecast", "--out", tmp_path / "out", *QUICK)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.18, 1.25), (1.1, 2.9), (1.5, 9.9), (1.1, 11.5), (0.01, 1.2), (1e-7, 1.0)])
+def test_losses_have_labelled_ticks(low: float, high: float) -> None:
+    """Whatever the range of the losses, at least four ticks in view carry a number."""
+    axes = Figure().subplots()
+    axes.set(yscale="log", ylim=(low, high))
+    _label_logarithm(axes, [low, high, 0.0])
+    assert sum(low <= tick <= high for tick in axes.yaxis.get_ticklocs()) >= 4
+
+
+def test_training_with_dropout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The label of the training curve tells of dropout where there is any."""
+    labels: list[list[str]] = []
+    legend = Axes.legend
+
+    def noted(axes: Axes) -> None:
+        legend(axes)
+        labels.append(axes.get_legend_handles_labels()[1])
+
+    monkeypatch.setattr(Axes, "legend", noted)
+    for dropout in (0.0, 0.3):
+        draw_losses(tmp_path, [[50, 2.0, 2.1], [100, 1.5, 1.7]], "nats", dropout)
+    assert labels == [["training", "validation"], ["training (with dropout)", "validation"]]
 
 
 def test_resume_refuses_another_training(text: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""CSV files: what is wrong is named by row and column."""
+"""CSV files: what is wrong is named by line and column."""
 
 from pathlib import Path
 
@@ -15,25 +15,62 @@ def _file(folder: Path, content: str) -> Path:
 
 
 def test_target_comes_first(tmp_path: Path) -> None:
-    """The target is the first column whatever its place in the file, and nothing is read twice."""
+    """The target is the first column whatever its place in the file."""
     path = _file(tmp_path, "a,b,c\n1,2,3\n4,5,6\n\n")
-    table = read_table(path, "c", ["a", "c"], None)
+    table = read_table(path, "c", ["a"], None)
     assert table.features == ("c", "a")
     assert table.rows == [[3.0, 1.0], [6.0, 4.0]]
 
 
 def test_faulty_cells_are_named_and_counted(tmp_path: Path) -> None:
-    """Missing and non-numeric cells are told by row and column, the first few of them, with the total."""
-    path = _file(tmp_path, "a,b\n1,2\n,x\n3\ninf,NaN\n5,1e39\n6,7\n")
+    """Missing and non-numeric cells are told by line and column, the first few of them, with the total."""
+    path = _file(tmp_path, "a,b\n1,2\n,x\nn/a,1e39\n5,'1.234'\ninf,NaN\n6,7\n")
     with pytest.raises(DataError) as caught:
         read_table(path, "a", ["b"], None)
     said = str(caught.value)
-    assert "no value in row 3, column 'a'" in said
-    assert "'x', which is not a finite number in single precision, in row 3, column 'b'" in said
-    assert "no value in row 4, column 'b'" in said
-    assert "'inf'" in said
-    assert "6 in all" in said
-    assert "1e39" not in said
+    assert "it has no value in line 3, column 'a': fill it or drop the line" in said
+    assert "'x' in line 3, column 'b', is not a number" in said
+    assert "it has 'n/a', which counts as missing, in line 4, column 'a': fill it or drop the line" in said
+    assert "'1e39' in line 4, column 'b', is too large" in said
+    assert "7 in all" in said
+    assert "NaN" not in said
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"), [("inf", "not a number"), ("-1e999", "too large"), ("1.2.3", "not a number")]
+)
+def test_only_numbers_can_be_too_large(tmp_path: Path, cell: str, said: str) -> None:
+    """What is written out in digits but does not fit is too large; anything else is not a number."""
+    with pytest.raises(DataError, match=f"in line 2, column 'a', is {said}$"):
+        read_table(_file(tmp_path, f"a\n{cell}\n"), "a", [], None)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("1,2\n3\n", "line 3 has 1 cell, the header 2"),
+        ("1,2,3\n", "line 2 has 3 cells"),
+        ("1,2\n\n3,4\n", "line 3 is empty"),
+    ],
+)
+def test_rows_have_the_width_of_the_header(tmp_path: Path, rows: str, said: str) -> None:
+    """A row with another number of cells is told by its line, whichever column was chosen."""
+    with pytest.raises(DataError, match=said):
+        read_table(_file(tmp_path, "a,b\n" + rows), "a", [], "b")
+
+
+def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
+    """A quoted cell that reaches over two lines counts as two, as in an editor."""
+    with pytest.raises(DataError, match="in line 4, column 'a'"):
+        read_table(_file(tmp_path, 'a,b\n1,"x\ny"\nz,\n'), "a", [], None)
+
+
+def test_a_column_is_named_once(tmp_path: Path) -> None:
+    """The target as a further feature, or a feature twice, is refused by name."""
+    path = _file(tmp_path, "a,b\n1,2\n")
+    for features in (["a"], ["b", "b"]):
+        with pytest.raises(DataError, match=f"'{features[0]}' is named twice"):
+            read_table(path, "a", features, None)
 
 
 def test_cells_of_other_columns_do_not_matter(tmp_path: Path) -> None:
@@ -62,14 +99,14 @@ def test_increasing_times_are_accepted(tmp_path: Path, times: list[str]) -> None
 @pytest.mark.parametrize(
     ("times", "said"),
     [
-        (["1", "2", "2"], "row 4"),
-        (["2024-01-02", "2024-01-01", "2024-01-03"], "row 3"),
-        (["1", "soon", "3"], "'soon' in row 3"),
-        (["1", "", "3"], "'' in row 3"),
+        (["1", "2", "2"], "line 4: it is checked, not learned from; leave out --time"),
+        (["2024-01-02", "2024-01-01", "2024-01-03"], "line 3"),
+        (["1", "soon", "3"], "'soon' in line 3"),
+        (["1", "", "3"], "'' in line 3"),
     ],
 )
-def test_bad_times_are_named_by_row(tmp_path: Path, times: list[str], said: str) -> None:
-    """A time that does not increase, or is no time, is told by its row."""
+def test_bad_times_are_named_by_line(tmp_path: Path, times: list[str], said: str) -> None:
+    """A time that does not increase, or is no time, is told by its line."""
     path = _file(tmp_path, "t,a\n" + "".join(f"{time},1\n" for time in times))
     with pytest.raises(DataError, match=said):
         read_table(path, "a", [], "t")
