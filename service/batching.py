@@ -1,9 +1,10 @@
 """When: a bounded queue, the forming of ticks, and delivery.
 
 Owns the order in which work runs and the loop that runs it. Knows no arrays, no HTTP and no stores: what a tick does
-is ``run_batch``, which it was given, and which runs in a thread of its own while the next tick gathers.
+is ``run_batch``, which it was given, and which runs in a thread of its own while the next tick gathers, or, while ticks
+are short, on the event loop itself.
 
-    submit -> queue -> claim -> [run_batch, in the thread] -> deliver
+    submit -> queue -> claim -> [run_batch] -> deliver
        \\                 \\              \\
         Overloaded        dropped        the exception goes to the works of its own tick; the loop goes on
 """
@@ -12,41 +13,23 @@ import asyncio
 import heapq
 import itertools
 import logging
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from service.clock import Clock
-from service.errors import DeadlineExceeded, Overloaded, ServiceError, ShuttingDown
+from service.errors import Overloaded, ServiceError, ShuttingDown
+from service.work import Work
 
 log = logging.getLogger(__name__)
 
-
-class Work(Protocol):
-    """Something that waits for a tick. Its methods are called on the event loop's thread and do not block."""
-
-    @property
-    def since(self) -> float:
-        """When it began to wait, on the clock's monotonic time."""
-        ...
-
-    def claim(self) -> int:
-        """Its size in steps, asked while ticks are formed, maybe often; 0 when there is nothing to run (any more)."""
-        ...
-
-    def start(self) -> None:
-        """It is in the tick that runs next; nothing can drop it from here on."""
-        ...
-
-    def deliver(self, outcome: Any) -> None:  # noqa: ANN401 - whatever run_batch answered for it
-        """Its own outcome, after the tick has been committed, or the exception that its whole tick ended with."""
-        ...
+_SMOOTHING = 0.1  # of the latest tick in how long ticks take: a slow one counts at once, and is forgotten slowly
 
 
 W = TypeVar("W", bound=Work)
-P = TypeVar("P")
 
 
 class Observer(Protocol):
@@ -63,40 +46,6 @@ class Observer(Protocol):
     def loop_ended(self) -> None:
         """The loop ended though it was not told to: nothing will be served from this queue again."""
         ...
-
-
-class Call(Generic[P]):
-    """The plain kind of work: one item, and a future for the one who waits for its outcome."""
-
-    __slots__ = ("_clock", "_deadline", "_dropped", "future", "item", "since", "size")
-
-    def __init__(
-        self, item: P, size: int, clock: Clock, deadline: float, dropped: Callable[[], None] = lambda: None
-    ) -> None:
-        """``deadline``, on the clock's monotonic time: when the item is dropped if it has not run."""
-        self.item = item
-        self.size = size
-        self.since = clock.monotonic()
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._clock = clock
-        self._deadline = deadline
-        self._dropped = dropped  # told of it, so that drops are counted
-
-    def claim(self) -> int:
-        """See ``Work``."""
-        late = self._clock.monotonic() > self._deadline
-        if not late and not self.future.done():
-            return self.size
-        self._dropped()
-        resolve(self.future, DeadlineExceeded("the request waited too long and was dropped before it ran"))
-        return 0
-
-    def start(self) -> None:
-        """See ``Work``."""
-
-    def deliver(self, outcome: object) -> None:
-        """See ``Work``."""
-        resolve(self.future, outcome)
 
 
 class Batcher(Generic[W]):
@@ -118,14 +67,19 @@ class Batcher(Generic[W]):
         clock: Clock,
         observer: Observer,
         max_cells: int = sys.maxsize,
+        inline_s: float = 0.0,
     ) -> None:
         """``like`` maps a size to its class, the largest size in it: only works of one class share a tick.
 
         ``max_cells`` bounds works x class of a tick of more than one work, and so how long others wait behind it.
+        ``inline_s``: while ticks take less than this, they run on the event loop itself: handing one to a thread and
+        sharing the interpreter's lock with it costs more than such a tick holds up. 0: always in the thread.
         """
         self._run_batch = run_batch
         self._max_batch = max_batch
         self._max_cells = max_cells
+        self._inline_s = inline_s
+        self._tick_s = math.inf  # how long ticks took lately
         self._capacity = capacity
         self._like = like
         self._clock = clock
@@ -177,26 +131,40 @@ class Batcher(Generic[W]):
         self._thread.shutdown(wait=True)
 
     async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             if not self.waiting:
                 if self._closing:
                     return
                 self._wake.clear()
                 await self._wake.wait()
-            # One turn of the event loop: what its sockets hold already joins this tick.
-            await asyncio.sleep(0)
+            # Turns of the event loop, as long as each brings something: what its sockets hold already joins this tick.
+            gathered = 0
+            while gathered < self.waiting < self._max_batch:
+                gathered = self.waiting
+                await asyncio.sleep(0)
             tick = self._form()
             if not tick:
                 continue
             try:
-                outcomes = await loop.run_in_executor(self._thread, self._run_batch, tick)
+                outcomes = await self._run(tick)
                 if len(outcomes) != len(tick):
                     raise RuntimeError(f"{len(outcomes)} outcomes for {len(tick)} works")
             except Exception as error:  # noqa: BLE001 - whatever a tick raises goes to its own works; the loop goes on
                 outcomes = self._failed(tick, error)
             self._running = ()
             self._deliver(tick, outcomes)
+
+    async def _run(self, tick: list[W]) -> Sequence[object]:
+        """Run a tick where ticks like the latest ones are cheapest; one slow tick moves the next ones to the thread."""
+        started = self._clock.monotonic()
+        try:
+            if self._tick_s < self._inline_s:
+                return self._run_batch(tick)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._run_batch, tick)
+        finally:
+            took_s = self._clock.monotonic() - started
+            slower = took_s > self._tick_s or math.isinf(self._tick_s)
+            self._tick_s = took_s if slower else self._tick_s + _SMOOTHING * (took_s - self._tick_s)
 
     def _form(self) -> list[W]:
         """Take the works of the next tick out of the queue.
@@ -285,13 +253,3 @@ def like_length(size: int) -> int:
 def same_length(size: int) -> int:
     """Size classes of an artifact without ``lengths``: equal sizes only."""
     return size
-
-
-def resolve(future: "asyncio.Future[Any]", result: object) -> None:
-    """The one way a waiting caller gets its result: a finished future (its caller has gone) is left alone."""
-    if future.done():
-        return
-    if isinstance(result, BaseException):
-        future.set_exception(result)
-    else:
-        future.set_result(result)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from service.batching import Batcher, Call, Work, like_length, same_length
+from service.batching import Batcher, like_length, same_length
 from service.clock import Clock
 from service.engine.repository import LoadedModel
 from service.errors import UnknownModel, UnsupportedTask
@@ -13,6 +13,7 @@ from service.settings import Settings
 from service.state import Record
 from service.step import Item, Stepped, Stepper
 from service.stores.base import Store
+from service.work import Call, Work
 
 
 class ItemWork(Work, Protocol):
@@ -46,6 +47,7 @@ class Model:
             name=f"tick-{self.name}-{self.version}",
             max_batch=settings.max_batch,
             max_cells=settings.max_cells,
+            inline_s=settings.inline_ms / 1000,
             capacity=settings.max_queue,
             like=like_length if engine.ragged else same_length,
             clock=clock,

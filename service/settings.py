@@ -43,6 +43,13 @@ class Settings(BaseSettings):
         le=2**24,
         description="cells (sessions x steps) in one tick at most, so that long chunks do not hold up single steps",
     )
+    inline_ms: float = Field(
+        10.0,
+        ge=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="ticks shorter than this run on the event loop itself, which saves CPU; 0: all in a thread",
+    )
     segment_steps: int = Field(
         64,
         ge=1,

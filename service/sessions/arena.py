@@ -6,7 +6,7 @@ Losing a session from here loses nothing: its record is committed. Only sessions
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from service.batching import Batcher, Call
+from service.batching import Batcher
 from service.clock import Clock
 from service.errors import (
     ModelNotLoaded,
@@ -20,6 +20,7 @@ from service.sessions.live import Live
 from service.settings import Settings
 from service.state import Record
 from service.stores.base import Ended, Store
+from service.work import Call
 
 LOAD_BATCH = 256
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from service.batching import resolve
 from service.clock import Clock
 from service.errors import DeadlineExceeded, NotFinite, Overloaded, ServiceError, WriteConflict
 from service.models import Model
 from service.sessions.requests import Advance, Turn, Waiting, outdated, repeated
 from service.state import Answer, Record, Tensors
 from service.step import Item, Part, Stepped
+from service.work import resolve
 
 log = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sessions",),
     ("models",),
     ("batching", "step"),
+    ("work",),
     ("engine", "stores"),
     ("views",),
     ("state", "artifact", "settings", "metrics", "logs", "clock", "sampling"),
@@ -47,6 +48,7 @@ DOORS: dict[str, set[str] | None] = {
 IGNORANT: dict[str, set[str]] = {
     "api": {"batching", "step", "stores", "settings", "clock"},  # it translates, and decides nothing
     "batching": {"engine", "stores", "state", "views", "metrics", "settings"},  # it calls what it was given
+    "work": {"engine", "stores", "state", "views", "metrics", "settings"},
     "stores": {"artifact", "settings", "metrics", "clock"},  # times and choices are their caller's
     "engine": {"metrics", "clock"},
     "step": {"metrics", "settings"},
@@ -65,7 +67,7 @@ OWNED: dict[str, set[str]] = {
     "pydantic_settings": {"settings"},
     "msgspec": {"state", "step", "stores", "sessions"},
     "orjson": {"api"},
-    "asyncio": {"api", "sessions", "models", "batching"},
+    "asyncio": {"api", "sessions", "models", "batching", "work"},
     "numpy": {"api", "sessions", "step", "engine", "views", "state", "artifact", "sampling"},
 }
 

@@ -280,7 +280,7 @@ def test_a_path_that_cannot_be_had_is_named(path: Path, obstacle: str) -> None:
         path.mkdir(parents=True)
     else:
         path.parent.write_text("in the way")
-    with pytest.raises(StoreUnavailable, match="cannot open"):
+    with pytest.raises(StoreUnavailable, match="cannot be opened"):
         SqliteStore(path, fsync=False)
 
 

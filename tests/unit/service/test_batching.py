@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from service.batching import Batcher, resolve
+from service.batching import Batcher
 from service.errors import Overloaded, ShuttingDown
+from service.work import resolve
 from tests.support.batching import Asked, Bench
 from tests.support.fakes import PATIENCE_S, outcome, started
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from service.batching import resolve
 from service.errors import DeadlineExceeded, ShuttingDown
+from service.work import resolve
 from tests.support.batching import Bench
 from tests.support.fakes import PATIENCE_S, outcome
 

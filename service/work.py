@@ -1,0 +1,75 @@
+"""What waits for a tick, and the one way in which whoever waits gets an answer."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+from service.clock import Clock
+from service.errors import DeadlineExceeded
+
+P = TypeVar("P")
+
+
+class Work(Protocol):
+    """Something that waits for a tick. Its methods are called on the event loop's thread and do not block."""
+
+    @property
+    def since(self) -> float:
+        """When it began to wait, on the clock's monotonic time."""
+        ...
+
+    def claim(self) -> int:
+        """Its size in steps, asked while ticks are formed, maybe often; 0 when there is nothing to run (any more)."""
+        ...
+
+    def start(self) -> None:
+        """It is in the tick that runs next; nothing can drop it from here on."""
+        ...
+
+    def deliver(self, outcome: Any) -> None:  # noqa: ANN401 - whatever run_batch answered for it
+        """Its own outcome, after the tick has been committed, or the exception that its whole tick ended with."""
+        ...
+
+
+class Call(Generic[P]):
+    """The plain kind of work: one item, and a future for the one who waits for its outcome."""
+
+    __slots__ = ("_clock", "_deadline", "_dropped", "future", "item", "since", "size")
+
+    def __init__(
+        self, item: P, size: int, clock: Clock, deadline: float, dropped: Callable[[], None] = lambda: None
+    ) -> None:
+        """``deadline``, on the clock's monotonic time: when the item is dropped if it has not run."""
+        self.item = item
+        self.size = size
+        self.since = clock.monotonic()
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._clock = clock
+        self._deadline = deadline
+        self._dropped = dropped  # told of it, so that drops are counted
+
+    def claim(self) -> int:
+        """See ``Work``."""
+        late = self._clock.monotonic() > self._deadline
+        if not late and not self.future.done():
+            return self.size
+        self._dropped()
+        resolve(self.future, DeadlineExceeded("the request waited too long and was dropped before it ran"))
+        return 0
+
+    def start(self) -> None:
+        """See ``Work``."""
+
+    def deliver(self, outcome: object) -> None:
+        """See ``Work``."""
+        resolve(self.future, outcome)
+
+
+def resolve(future: "asyncio.Future[Any]", result: object) -> None:
+    """The one way a waiting caller gets its result: a finished future (its caller has gone) is left alone."""
+    if future.done():
+        return
+    if isinstance(result, BaseException):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
