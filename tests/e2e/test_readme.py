@@ -1,8 +1,11 @@
 """The README keeps its word: its tour runs, its tables and its file tree are those of the code."""
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from service.settings import Settings
 from tests.support.server import Server
@@ -56,6 +59,7 @@ def _kept(folder: Path) -> set[str]:
     return kept
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the tour is made of curl commands, and there is no curl")
 def test_tour(tmp_path: Path) -> None:
     """Every command of the tour works as it stands, against the shipped models."""
     tour = _between("tour", "end of the tour")
