@@ -24,7 +24,6 @@ class Load:
     """Closed-loop clients on raw sockets: cheap beside what they measure."""
 
     def __init__(self, server: Server, token: int) -> None:
-        self._server = server
         self._token = token
         self._port = int(server.url.rsplit(":", 1)[1])
         self.measuring = False

@@ -53,7 +53,7 @@ class Batcher(Generic[W]):
 
     Mutable state, touched on the event loop's thread only: ``_arrived`` (works not asked for their size yet),
     ``_sorted`` (by size class, the works that wait, each with its ticket: a heap, the oldest first), ``_running``
-    (works of the tick that runs), ``_last`` (its size class), ``_closing``.
+    (works of the tick that runs), ``_last`` (its size class), ``_tick_s``, ``_closing``.
     """
 
     def __init__(

@@ -100,7 +100,7 @@ class Live:
     def turn(self, deadline: float) -> Turn:
         """Queue for having the session to oneself; ``release`` gives it back."""
         self._admit()
-        turn = Turn(asyncio.get_running_loop().create_future(), deadline, self.delivered)
+        turn = Turn(asyncio.get_running_loop().create_future(), deadline)
         self._waiting.append(turn)
         self.proceed()
         self._watch(turn.future, deadline)

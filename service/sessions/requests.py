@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from service.engine.runtime import Chunk
 from service.errors import AlreadyApplied, PositionConflict
@@ -85,8 +85,6 @@ class Turn:
 
     future: "asyncio.Future[None]"
     deadline: float
-    seen: int = 0
-    since: float = field(default=0.0)
 
 
 def repeated(record: Record, position: int | None, digest: bytes) -> Answer | None:

@@ -127,14 +127,11 @@ class Sessions:
             self._metrics.replayed.inc()
         return generated
 
-    def generate_stream(self, id: str, request: Generate, owner: str) -> "AsyncIterator[Generated]":
+    async def generate_stream(self, id: str, request: Generate, owner: str) -> "AsyncIterator[Generated]":
         """Continue a session step by step: with ``advance`` each step is committed before it is told.
 
         The first item holds no step: what can be refused is refused before it. The last one says why it is over.
         """
-        return self._streamed(id, request, owner)
-
-    async def _streamed(self, id: str, request: Generate, owner: str) -> "AsyncIterator[Generated]":
         live = await self._arena.get(id, owner)
         self._check_generation(live.model, request)
         async for generated in self._turns.stream(live, request, self._deadline()):
