@@ -24,6 +24,13 @@ _SINE_ROLLOUT = 200  # steps, more than one period and a half
 
 Out = Annotated[Path, typer.Option(help="Folder of the checkpoint.", file_okay=False, show_default=False)]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the training in --out exactly where it stopped.")]
+Cell = Annotated[
+    str,
+    typer.Option(
+        help="Recurrent cell: rnn, gru, lstm, peephole (an LSTM whose gates see the cell state), or cifg (an LSTM that "
+        "forgets as much as it takes in)."
+    ),
+]
 Hidden = Annotated[int, typer.Option(help="Width of each recurrent layer.")]
 Layers = Annotated[int, typer.Option(help="Recurrent layers.")]
 Dropout = Annotated[float, typer.Option(help="Share of activations dropped in training, between layers and around.")]
@@ -62,6 +69,7 @@ def language(
         typer.Option(help="A UTF-8 text. Default: pydoc_data.topics, which every CPython carries.", show_default=False),
     ] = None,
     resume: Resume = False,
+    cell: Cell = "lstm",
     hidden: Hidden = 320,
     layers: Layers = 2,
     dropout: Dropout = 0.3,
@@ -103,6 +111,7 @@ def forecast(
         bool, typer.Option("--sine", help="The classical sine exercise, built in; the default without --csv.")
     ] = False,
     resume: Resume = False,
+    cell: Cell = "lstm",
     hidden: Hidden = 64,
     layers: Layers = 2,
     dropout: Dropout = 0.0,

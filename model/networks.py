@@ -1,22 +1,21 @@
-"""The networks: pure functions (inputs, state) -> (outputs, state') built on torch.nn.LSTM.
+"""The networks: pure functions (inputs, state) -> (outputs, state') built on the cells of model/cells.py.
 
 Owns the shapes, the scaling and the initial weights. Must not know data, training, files or the command line.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from model.cells import CELLS
 from model.errors import ModelError
 
-State = tuple[Tensor, Tensor]  # h and c, each [layers, batch, hidden], float32
-
-# The cells that can be trained, by name: each takes (inputs, hidden, layers, dropout). Further cells are added here.
-CELLS: dict[str, Callable[..., nn.LSTM]] = {"lstm": nn.LSTM}
+# (h,) of an RNN or a GRU, else (h, c): each [layers, batch, hidden], float32.
+State = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -67,23 +66,25 @@ class Network(nn.Module, ABC):
         super().__init__()
         self.config = config
         between = config.dropout if config.layers > 1 else 0.0  # torch warns of dropout that has no place to act
-        make = CELLS[config.cell]
-        self.recurrent = make(width_in, config.hidden, config.layers, batch_first=True, dropout=between)
+        self.cell = CELLS[config.cell]
+        self.recurrent = self.cell.make(width_in, config.hidden, config.layers, batch_first=True, dropout=between)
         self.head = nn.Linear(config.hidden, width_out)
         self.dropout = nn.Dropout(config.dropout)  # inactive in eval(), as everything that serving leaves out
 
     def initial_state(self, batch: int) -> State:
-        """Zeros for `batch` sequences that begin: (h, c), each [layers, batch, hidden], float32."""
+        """Zeros for `batch` sequences that begin: per state of the cell a tensor [layers, batch, hidden], float32."""
         shape = (self.config.layers, batch, self.config.hidden)
-        return torch.zeros(shape), torch.zeros(shape)
+        return tuple(torch.zeros(shape) for _ in self.cell.states)
 
     def recur(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         """Run the recurrent layers: [batch, time, width_in] -> hidden [batch, time, hidden], and the new state.
 
-        The state stays float32 under autocast too, since it is what a session keeps.
+        The state keeps its type under autocast too, float32, since it is what a session keeps.
         """
-        hidden, (h, c) = self.recurrent(features, state)  # [batch, time, hidden]
-        return hidden, (h.float(), c.float())
+        alone = len(state) == 1  # torch takes and gives a single state without a tuple around it
+        hidden, after = self.recurrent(features, state[0] if alone else state)  # [batch, time, hidden]
+        after = (after,) if alone else after
+        return hidden, tuple(new.to(old.dtype) for new, old in zip(after, state, strict=True))
 
     @abstractmethod
     def forward(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
@@ -102,7 +103,7 @@ class LanguageNetwork(Network):
         """`inputs` int64 [batch, time] -> log-probabilities float32 [batch, time, vocabulary], and the new state."""
         embedded = self.dropout(self.embedding(inputs))  # [batch, time, embedding]
         hidden, state = self.recur(embedded, state)  # [batch, time, hidden]
-        logits = self.head(self.dropout(hidden)).float()  # [batch, time, vocabulary]
+        logits = self.head(self.dropout(hidden)).to(state[0].dtype)  # [batch, time, vocabulary]
         return torch.log_softmax(logits, dim=-1), state
 
 
@@ -137,26 +138,29 @@ class ForecastNetwork(Network):
         """`inputs` float32 [batch, time, features] -> the next rows, same shape, dtype and units; the new state."""
         scaled = (inputs - self.mean) / self.scale  # [batch, time, features]
         hidden, state = self.recur(scaled, state)  # [batch, time, hidden]
-        change = self.head(self.dropout(hidden)).float()  # [batch, time, features]
+        change = self.head(self.dropout(hidden)).to(state[0].dtype)  # [batch, time, features]
         return inputs + self.scale * change, state
 
 
 def initialise(network: Network) -> None:
-    """Set the weights that training starts from: Glorot inputs, orthogonal recurrence per gate, forget bias 1.
+    """Set the weights that training starts from: Glorot inputs, orthogonal recurrence per gate, open memory.
 
-    Orthogonal recurrence keeps gradients from fading or exploding over long chunks (Saxe et al. 2014); a forget gate
-    that starts open remembers by default (Gers et al. 2000, Jozefowicz et al. 2015).
+    Glorot & Bengio (2010) keep the variance of what a layer is told; orthogonal recurrence keeps gradients from fading
+    or exploding over long chunks (Saxe et al. 2014); a cell that begins by keeping what it has learns what to forget
+    (Gers et al. 2000, Jozefowicz et al. 2015): the bias of the gate that decides it is 1, or -1 where the gate closes
+    to keep. All other biases are 0, and so are the peepholes: their LSTM begins as one without.
     """
-    hidden = network.config.hidden
+    gates = network.cell.gates
     for name, parameter in network.recurrent.named_parameters():
-        if name.startswith("bias"):
+        if name.startswith(("bias", "weight_peephole")):
             nn.init.zeros_(parameter)
-            if name.startswith("bias_ih"):  # torch adds two biases: the 1 belongs in one of them only
-                nn.init.ones_(parameter[hidden : 2 * hidden])  # gates in torch's order: input, forget, cell, output
-            continue
-        fill = nn.init.xavier_uniform_ if name.startswith("weight_ih") else nn.init.orthogonal_
-        for gate in parameter.chunk(4):  # [hidden, width]
-            fill(gate)
+        else:
+            fill = nn.init.xavier_uniform_ if name.startswith("weight_ih") else nn.init.orthogonal_
+            for gate in parameter.chunk(len(gates)):  # [hidden, width]
+                fill(gate)
+        if name.startswith("bias_ih") and network.cell.lasting:  # one of the two biases: they add up
+            lasting, bias = network.cell.lasting
+            nn.init.constant_(parameter.chunk(len(gates))[gates.index(lasting)], bias)
     nn.init.zeros_(network.head.bias)
 
 

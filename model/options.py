@@ -18,6 +18,8 @@ _PATHS = ("--out", "--text", "--csv")  # the options that name files
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
+CELLS = ("rnn", "gru", "lstm", "peephole", "cifg")  # the names in model/cells.py, which needs torch
+
 Kind = Literal["language", "csv", "sine"]
 
 
@@ -46,6 +48,7 @@ class Options:
     validation: float = 0.1
     threads: int = 0
     precision: str = "auto"
+    cell: str = "lstm"
     embedding: int = 0
     rollout: int = 0
     text: str | None = None
@@ -63,6 +66,7 @@ class Options:
         _require(0 <= self.dropout < 1, "dropout", "must be at least 0 and below 1", self.dropout)
         _require(0 < self.validation < 1, "validation", "must be between 0 and 1", self.validation)
         _require(self.precision in PRECISIONS, "precision", f"must be one of {', '.join(PRECISIONS)}", self.precision)
+        _require(self.cell in CELLS, "cell", f"must be one of {', '.join(CELLS)}", self.cell)
         _require(self.max_seconds is None or self.max_seconds > 0, "max_seconds", "must be above 0", self.max_seconds)
         _require(self.rollout < self.sequence, "rollout", "must be below --sequence", self.rollout)
 

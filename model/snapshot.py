@@ -33,8 +33,8 @@ class Snapshot:
 
 def save_snapshot(folder: Path, trainer: Trainer, source: Mapping[str, Any], cpu_s: float) -> None:
     """Write the trainer's whole state."""
-    h, c = trainer.carried
-    tensors = {"carried.h": h, "carried.c": c, "random": torch.get_rng_state()}
+    carried = zip(trainer.network.cell.states, trainer.carried, strict=True)
+    tensors = {"random": torch.get_rng_state()} | {f"carried.{name}": tensor for name, tensor in carried}
     tensors |= {f"network.{name}": tensor for name, tensor in trainer.network.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in (trainer.best or {}).items()}
     for index, values in trainer.optimizer.state_dict()["state"].items():
@@ -67,7 +67,7 @@ def restore(trainer: Trainer, snapshot: Snapshot) -> None:
     try:
         trainer.network.load_state_dict(_below(tensors, "network."))
         trainer.best = _below(tensors, "best.") or None
-        trainer.carried = (tensors["carried.h"], tensors["carried.c"])
+        trainer.carried = tuple(tensors[f"carried.{name}"] for name in trainer.network.cell.states)
         trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": _optimizer_state(tensors)})
         torch.set_rng_state(tensors["random"])
     except (RuntimeError, KeyError, ValueError) as error:

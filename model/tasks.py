@@ -61,6 +61,7 @@ class LanguageTask(Task):
             layers=options.layers,
             hidden=options.hidden,
             dropout=options.dropout,
+            cell=options.cell,
             vocabulary=corpus.vocabulary,
             embedding=options.embedding,
         )
@@ -141,7 +142,12 @@ class TableTask(Task):
 
 def _forecaster(options: Options, features: tuple[str, ...], train: Tensor) -> ForecastNetwork:
     config = NetworkConfig(
-        task="forecast", layers=options.layers, hidden=options.hidden, dropout=options.dropout, features=features
+        task="forecast",
+        layers=options.layers,
+        hidden=options.hidden,
+        dropout=options.dropout,
+        cell=options.cell,
+        features=features,
     )
     network = ForecastNetwork(config)
     network.fit_scaling(train)

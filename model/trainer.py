@@ -122,8 +122,7 @@ class Trainer:
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
         self.optimizer.step()
-        h, c = state
-        self.carried = (h.detach(), c.detach())
+        self.carried = tuple(tensor.detach() for tensor in state)
         standing.step += 1
         standing.loss_sum += loss.item()
         standing.loss_count += 1

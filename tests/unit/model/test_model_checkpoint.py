@@ -37,6 +37,16 @@ def test_checkpoint_rebuilds_the_network(tmp_path: Path) -> None:
     assert all(torch.equal(restored[name], weights[name]) for name in weights)
 
 
+def test_checkpoint_of_before_there_were_cells(tmp_path: Path) -> None:
+    """A checkpoint that names no cell is one of an LSTM."""
+    _save(tmp_path, 1)
+    tensors, document = read_tensors(tmp_path / "weights.safetensors")
+    del document["network"]["cell"]
+    write_tensors(tmp_path / "weights.safetensors", tensors, document)
+    (tmp_path / "checkpoint.json").write_text(json.dumps(document), encoding="utf-8")
+    assert checkpoint.load(tmp_path).config == CONFIG
+
+
 def test_document_is_readable_json(tmp_path: Path) -> None:
     """checkpoint.json tells people and scripts the network and its making."""
     _save(tmp_path, 1)

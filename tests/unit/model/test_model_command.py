@@ -20,6 +20,7 @@ from model import checkpoint
 from model.command import app
 from model.errors import CheckpointError, DataError, Interrupted, ModelError
 from model.evaluation import language_metrics
+from model.options import CELLS
 from model.plots import _label_logarithm, draw_losses
 from model.streams import cut_all
 from model.text import prepare
@@ -119,10 +120,14 @@ def test_sine_is_the_default_forecast(tmp_path: Path) -> None:
     assert metrics["test_closed_loop_steps"] == 1000
 
 
-def test_ctrl_c_saves_and_resume_is_exact(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cell", CELLS)
+def test_ctrl_c_saves_and_resume_is_exact(
+    cell: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C finishes the step, saves, tells how to go on; the resumed training ends as one that was never stopped."""
-    words = ["language", "--text", text, "--dropout", "0.2", "--epochs", "3", *QUICK]
+    words = ["language", "--text", text, "--cell", cell, "--dropout", "0.2", "--epochs", "3", *QUICK]
     _train(*words, "--out", tmp_path / "straight")
+    assert checkpoint.load(tmp_path / "straight").config.cell == cell
     step = Trainer.step
 
     def interrupted(trainer: Trainer) -> None:
@@ -141,6 +146,17 @@ def test_ctrl_c_saves_and_resume_is_exact(text: Path, tmp_path: Path, monkeypatc
     straight, stopped = (checkpoint.read_tensors(path)[0] for path in names)
     assert straight.keys() == stopped.keys()
     assert all(torch.equal(straight[name], stopped[name]) for name in straight)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cell_learns_to_forecast(cell: str, table: Path, tmp_path: Path) -> None:
+    """Each cell beats repeating the last value, rollouts included, and its checkpoint says which cell it is."""
+    words = ["--csv", table, "--target", "load", "--features", "wind", "--rollout", "2", "--epochs", "40"]
+    _train("forecast", *words, "--cell", cell, "--learning-rate", "0.02", *QUICK, "--out", tmp_path / "out")
+    loaded = checkpoint.load(tmp_path / "out")
+    assert loaded.config.cell == loaded.provenance["options"]["cell"] == cell
+    metrics = loaded.provenance["metrics"]
+    assert metrics["validation_rmse"] < 0.5 * metrics["validation_rmse_of_repeating"]
 
 
 def test_figures_are_those_of_the_best_weights(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,6 +261,8 @@ def test_resume_refuses_another_training(text: Path, tmp_path: Path) -> None:
         _train(*words)
     with pytest.raises(ModelError, match="--hidden is 8 in the checkpoint"):
         _train(*words, "--hidden", "9", "--resume")
+    with pytest.raises(ModelError, match="--cell is lstm in the checkpoint"):
+        _train(*words, "--cell", "gru", "--resume")
     with pytest.raises(ModelError, match="kind language"):
         _train("forecast", "--out", tmp_path / "out", "--resume")
     _train(*words, "--epochs", "2", "--resume")
@@ -261,6 +279,7 @@ def test_resume_refuses_another_training(text: Path, tmp_path: Path) -> None:
         (["language", "--max-seconds", "0"], "--max-seconds"),
         (["language", "--validation", "1"], "--validation"),
         (["language", "--precision", "half"], "--precision"),
+        (["language", "--cell", "elman"], "--cell must be one of rnn, gru, lstm, peephole, cifg, not elman"),
         (["language", "--hidden", "0"], "--hidden"),
         (["forecast", "--rollout", "300"], "--rollout"),
         (["forecast", "--csv", "x.csv"], "--target"),
@@ -293,5 +312,6 @@ def test_help_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "--max-seconds" in done.stdout
+    assert all(done.stdout.count(f" {cell}") >= 2 for cell in CELLS)
     assert "--target" in done.stdout
     assert "pip install 'lstm-serve[train]'" in done.stdout

@@ -1,15 +1,17 @@
 """Networks are pure functions whose state can be carried, scaled and rebuilt."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 import torch
 
+from model.cells import CELLS
 from model.errors import ModelError
 from model.networks import ForecastNetwork, LanguageNetwork, Network, NetworkConfig, build
 
+EACH_CELL = pytest.mark.parametrize("cell", CELLS)
 LANGUAGE = NetworkConfig(
     task="language", layers=2, hidden=12, dropout=0.5, vocabulary=("\n", "a", "b", "é"), embedding=5
 )
@@ -29,29 +31,30 @@ def _inputs(config: NetworkConfig, batch: int = 3, time: int = 11) -> torch.Tens
     return torch.randn(batch, time, len(config.features))
 
 
+@EACH_CELL
 @pytest.mark.parametrize("config", [LANGUAGE, FORECAST], ids=["language", "forecast"])
-def test_state_carries_everything(config: NetworkConfig) -> None:
+def test_state_carries_everything(config: NetworkConfig, cell: str) -> None:
     """A sequence cut into chunks gives the outputs and the final state of the whole."""
-    network, inputs = _network(config), _inputs(config)
-    whole, (h, c) = network(inputs, network.initial_state(3))
+    network, inputs = _network(replace(config, cell=cell)), _inputs(config)
+    whole, final = network(inputs, network.initial_state(3))
     state, parts = network.initial_state(3), []
     for chunk in inputs.split([1, 4, 6], dim=1):
         outputs, state = network(chunk, state)
         parts.append(outputs)
     torch.testing.assert_close(torch.cat(parts, dim=1), whole)
-    torch.testing.assert_close(state, (h, c))
+    torch.testing.assert_close(state, final)
 
 
+@EACH_CELL
 @pytest.mark.parametrize("config", [LANGUAGE, FORECAST], ids=["language", "forecast"])
-def test_network_remembers_nothing_itself(config: NetworkConfig) -> None:
+def test_network_remembers_nothing_itself(config: NetworkConfig, cell: str) -> None:
     """Two calls with the same inputs and state give the same answer, and leave the state they were given alone."""
-    network, inputs = _network(config), _inputs(config)
+    network, inputs = _network(replace(config, cell=cell)), _inputs(config)
     state = network.initial_state(3)
     first, _ = network(inputs, state)
     second, _ = network(inputs, state)
     assert torch.equal(first, second)
-    assert not state[0].any()
-    assert not state[1].any()
+    assert not any(tensor.any() for tensor in state)
 
 
 def test_language_answers_log_probabilities() -> None:
@@ -62,14 +65,16 @@ def test_language_answers_log_probabilities() -> None:
     torch.testing.assert_close(outputs.exp().sum(-1), torch.ones(3, 11))
 
 
-def test_state_shape_and_dtype() -> None:
-    """The state is h and c, each [layers, batch, hidden] in float32, also when the products are in bfloat16."""
-    network = _network(LANGUAGE)
+@EACH_CELL
+def test_state_shape_and_dtype(cell: str) -> None:
+    """The state is h, and c if the cell has one, each [layers, batch, hidden] in float32, under autocast too."""
+    network = _network(replace(LANGUAGE, cell=cell))
     with torch.autocast("cpu", torch.bfloat16):
         outputs, state = network(_inputs(LANGUAGE), network.initial_state(3))
     assert outputs.dtype == torch.float32
-    assert [tensor.dtype for tensor in state] == [torch.float32] * 2
-    assert [tuple(tensor.shape) for tensor in state] == [(2, 3, 12)] * 2
+    assert len(state) == len(CELLS[cell].states) == (1 if cell in ("rnn", "gru") else 2)
+    assert {tensor.dtype for tensor in state} == {torch.float32}
+    assert {tuple(tensor.shape) for tensor in state} == {(2, 3, 12)}
 
 
 def test_dropout_acts_in_training_only() -> None:
@@ -110,19 +115,35 @@ def test_constant_column_is_not_blown_up() -> None:
     assert network.scale[0] != 1
 
 
-def test_forget_gate_starts_open() -> None:
-    """The two biases of a forget gate add up to 1, and all others to 0, in every layer."""
-    network = build(LANGUAGE)
+@pytest.mark.parametrize(
+    ("cell", "biases"),
+    [
+        ("rnn", [0]),
+        ("gru", [0, 1, 0]),  # z keeps h
+        ("lstm", [0, 1, 0, 0]),  # f keeps c
+        ("peephole", [0, 1, 0, 0]),
+        ("cifg", [-1, 0, 0]),  # 1 - i keeps c
+    ],
+)
+def test_memory_starts_open(cell: str, biases: list[int]) -> None:
+    """The two biases of the gate that keeps the state add up to what keeps it, all others to 0, in every layer."""
+    network = build(replace(LANGUAGE, cell=cell))
     for layer in range(2):
         total = getattr(network.recurrent, f"bias_ih_l{layer}") + getattr(network.recurrent, f"bias_hh_l{layer}")
-        assert total.tolist() == [0.0] * 12 + [1.0] * 12 + [0.0] * 24
+        assert total.view(-1, 12).tolist() == [[bias] * 12 for bias in biases]
 
 
-def test_recurrence_starts_orthogonal_per_gate() -> None:
-    """Each gate's recurrent matrix is orthogonal by itself."""
-    network = build(LANGUAGE)
-    for gate in network.recurrent.weight_hh_l1.chunk(4):
+@EACH_CELL
+def test_recurrence_starts_orthogonal_per_gate(cell: str) -> None:
+    """Each gate's recurrent matrix is orthogonal by itself; inputs have theirs, and peepholes begin at 0."""
+    network = build(replace(LANGUAGE, cell=cell))
+    weights = dict(network.recurrent.named_parameters())
+    for gate in weights["weight_hh_l1"].view(-1, 12, 12):
         torch.testing.assert_close(gate @ gate.T, torch.eye(12), atol=1e-5, rtol=0)
+    for gate in weights["weight_ih_l0"].view(-1, 12, 5):
+        assert 0 < gate.abs().max() <= (6 / (12 + 5)) ** 0.5  # Glorot's bound for one gate
+    if cell == "peephole":
+        assert not weights["weight_peephole_l0"].any()
 
 
 @pytest.mark.parametrize("config", [LANGUAGE, FORECAST], ids=["language", "forecast"])

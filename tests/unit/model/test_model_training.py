@@ -9,13 +9,15 @@ import torch
 
 from model.errors import CheckpointError, ModelError
 from model.evaluation import closed_loop, evaluate, one_step_errors
-from model.networks import ForecastNetwork, LanguageNetwork, Network, NetworkConfig, build
+from model.files import read_tensors, write_tensors
+from model.networks import ForecastNetwork, LanguageNetwork, Network, NetworkConfig, State, build
 from model.objectives import ForecastLoss, continue_alone, language_loss, typical_change
-from model.options import Options
+from model.options import CELLS, Options
 from model.schedule import FLOOR, progress, rate_factor
-from model.snapshot import load_snapshot, restore, save_snapshot
+from model.snapshot import SNAPSHOT, load_snapshot, restore, save_snapshot
 from model.streams import cut, cut_all, parallel
 from model.trainer import Material, Trainer
+from model.training import choose_precision
 
 OPTIONS = Options(
     kind="language",
@@ -81,6 +83,22 @@ def test_resumed_training_is_the_same_to_the_bit(tmp_path: Path, stop_at: int) -
     assert [row[:3] for row in resumed.standing.history] == [row[:3] for row in straight.standing.history]
 
 
+def test_snapshot_of_before_there_were_cells(tmp_path: Path) -> None:
+    """A snapshot that names no cell, of a version that had only the LSTM, is one of an LSTM, and is gone on with."""
+    stopped = _trainer()
+    _run_steps(stopped, 3)
+    save_snapshot(tmp_path, stopped, {}, 0.0)
+    tensors, document = read_tensors(tmp_path / SNAPSHOT)
+    assert {"carried.h", "carried.c"} <= tensors.keys()
+    del document["options"]["cell"]
+    write_tensors(tmp_path / SNAPSHOT, tensors, document)
+    snapshot = load_snapshot(tmp_path)
+    assert snapshot.options.cell == "lstm"
+    resumed = _trainer()
+    restore(resumed, snapshot)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.carried, stopped.carried, strict=True))
+
+
 def test_same_seed_gives_the_same_weights() -> None:
     """Two trainings with one seed agree to the bit; another seed gives other weights."""
     weights = []
@@ -107,9 +125,9 @@ def test_state_is_carried_from_chunk_to_chunk() -> None:
         network: Network,
         inputs: torch.Tensor,
         targets: torch.Tensor,
-        state: tuple[torch.Tensor, torch.Tensor],
+        state: State,
         closed: bool,
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    ) -> tuple[torch.Tensor, State]:
         seen.append((state[0].clone(), state[0].requires_grad))
         return objective(network, inputs, targets, state, closed)
 
@@ -166,6 +184,18 @@ def test_best_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not torch.equal(trainer.best["head.weight"], trainer.network.head.weight)
 
 
+@pytest.mark.parametrize("matrix_units", [True, False])
+def test_precision_is_chosen_for_speed(matrix_units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` means bfloat16 for the gated cells of a language network on matrix units; what is said is done."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": matrix_units})
+    auto = replace(OPTIONS, precision="auto")
+    gated = {choose_precision(replace(auto, cell=cell)) for cell in CELLS if cell != "rnn"}
+    assert gated == {"bfloat16" if matrix_units else "float32"}
+    assert choose_precision(replace(auto, cell="rnn")) == "float32"
+    assert choose_precision(replace(auto, kind="csv")) == "float32"
+    assert choose_precision(replace(auto, cell="rnn", precision="bfloat16")) == "bfloat16"
+
+
 def test_time_bounds_a_training() -> None:
     """A training ends when its seconds are used up, and is validated at that end."""
     trainer = _trainer(replace(OPTIONS, epochs=100_000, max_seconds=0.2))
@@ -191,9 +221,9 @@ def test_gradients_are_clipped() -> None:
         network: Network,
         inputs: torch.Tensor,
         targets: torch.Tensor,
-        state: tuple[torch.Tensor, torch.Tensor],
+        state: State,
         closed: bool,
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    ) -> tuple[torch.Tensor, State]:
         loss, state = language_loss(network, inputs, targets, state, closed)
         return loss * 1e6, state
 
