@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, he
 from onnx.helper import make_tensor_value_info
 
 from export.cells import Cell, cell_of, operator_weights
-from export.weights import Forecast, Language, Recurrence, Weights
+from export.weights import Forecast, Language, Weights
 
 PRODUCER = "lstm-serve"
 LENGTHS = "lengths"  # int32 [batch]: each row's number of steps
@@ -44,8 +44,8 @@ def build(weights: Weights) -> ModelProto:
     """The ONNX model of the weights.
 
     Inputs: ``tokens`` int64 [batch, time] or ``values`` float32 [batch, time, features], ``lengths`` int32 [batch],
-    and the states ``h``, ``c`` float32 [layers, batch, hidden]. Outputs: ``logprobs`` [batch, time, symbols] or
-    ``prediction`` [batch, time, features], and the states ``h_next``, ``c_next``.
+    and the cell's states ``h`` or ``h``, ``c`` float32 [layers, batch, hidden]. Outputs: ``logprobs`` [batch, time,
+    symbols] or ``prediction`` [batch, time, features], and the states ``h_next``, ``c_next``.
     """
     graph = _Graph()
     if isinstance(weights, Language):
@@ -72,10 +72,28 @@ def next_state(name: str) -> str:
     return f"{name}_next"
 
 
+def layer_node(cell: Cell, i: int) -> str:
+    """The name of layer ``i``'s recurrent node."""
+    return f"{cell.operator}_Y_{i}"
+
+
+def layer_inputs(weights: Weights, i: int) -> dict[str, str]:
+    """The tensors that layer ``i``'s recurrent node reads, by the operator's own names of its inputs and in its order.
+
+    All are float32 tensors of the graph: ``X`` [time, batch, width], the constants of ``operator_weights``, and the
+    states [1, batch, hidden] before the first step; ``sequence_lens`` is int32 [batch].
+    """
+    cell = cell_of(weights.recurrence.cell)
+    first = "embedded" if isinstance(weights, Language) else "scaled"
+    names = {"X": f"hidden_{i - 1}" if i else first, "W": f"W_{i}", "R": f"R_{i}", "B": f"B_{i}"}
+    names |= {"sequence_lens": LENGTHS, **{f"initial_{name}": f"{name}_{i}" for name in cell.states}}
+    return names | ({"P": f"P_{i}"} if cell.peepholes else {})
+
+
 def _language(graph: _Graph, weights: Language) -> tuple[ValueInfoProto, ValueInfoProto]:
     steps = graph.add("Transpose", ["tokens"], "tokens_by_time", perm=[1, 0])  # [time, batch]
-    embedded = graph.add("Gather", [graph.constant("embedding", weights.embedding), steps], "embedded")
-    logits = _recurrence(graph, weights.recurrence, embedded)  # [time, batch, symbols]
+    graph.add("Gather", [graph.constant("embedding", weights.embedding), steps], "embedded")
+    logits = _recurrence(graph, weights)  # [time, batch, symbols]
     logprobs = graph.add("LogSoftmax", [logits], "logprobs_by_time", axis=-1)
     graph.add("Transpose", [logprobs], "logprobs", perm=[1, 0, 2])
     sequence = make_tensor_value_info("tokens", TensorProto.INT64, ["batch", "time"])
@@ -86,8 +104,8 @@ def _forecast(graph: _Graph, weights: Forecast) -> tuple[ValueInfoProto, ValueIn
     mean, scale = graph.constant("mean", weights.mean), graph.constant("scale", weights.scale)
     steps = graph.add("Transpose", ["values"], "values_by_time", perm=[1, 0, 2])  # [time, batch, features]
     centred = graph.add("Sub", [steps, mean], "centred")
-    scaled = graph.add("Div", [centred, scale], "scaled")
-    change = _recurrence(graph, weights.recurrence, scaled)
+    graph.add("Div", [centred, scale], "scaled")
+    change = _recurrence(graph, weights)
     change = graph.add("Mul", [scale, change], "change")  # in the user's units
     prediction = graph.add("Add", [steps, change], "prediction_by_time")
     graph.add("Transpose", [prediction], "prediction", perm=[1, 0, 2])
@@ -95,34 +113,32 @@ def _forecast(graph: _Graph, weights: Forecast) -> tuple[ValueInfoProto, ValueIn
     return _float("values", shape), _float("prediction", shape)
 
 
-def _recurrence(graph: _Graph, recurrence: Recurrence, sequence: str) -> str:
+def _recurrence(graph: _Graph, weights: Weights) -> str:
     """The layers and the head: [time, batch, width] -> [time, batch, width of the answer]; writes the new states."""
+    recurrence = weights.recurrence
     cell, count = cell_of(recurrence.cell), len(recurrence.layers)
-    before = {name: [f"{name}_{i}" for i in range(count)] for name in cell.states}
     after = {name: [f"{name}_{i}_next" for i in range(count)] for name in cell.states}
-    for name, parts in before.items():
-        graph.add("Split", [name, graph.constant(f"{name}_parts", np.ones(count, np.int64))], parts, axis=0)
+    for name in cell.states:
+        before = [f"{name}_{i}" for i in range(count)]
+        graph.add("Split", [name, graph.constant(f"{name}_parts", np.ones(count, np.int64))], before, axis=0)
     squeezed = graph.constant("direction_axis", np.array([1], np.int64))
     for i in range(count):
-        states = [before[name][i] for name in cell.states]
-        sequence = _layer(graph, cell, recurrence, i, [sequence, *states], [after[name][i] for name in cell.states])
-        sequence = graph.add("Squeeze", [sequence, squeezed], f"hidden_{i}")  # [time, batch, hidden]
+        steps = _layer(graph, weights, i, [after[name][i] for name in cell.states])
+        graph.add("Squeeze", [steps, squeezed], f"hidden_{i}")  # [time, batch, hidden]
     for name, parts in after.items():
         graph.add("Concat", parts, next_state(name), axis=0)
-    product = graph.add("MatMul", [sequence, graph.constant("head_weight", recurrence.head_weight.T)], "product")
+    last, head = f"hidden_{count - 1}", graph.constant("head_weight", recurrence.head_weight.T)
+    product = graph.add("MatMul", [last, head], "product")
     return graph.add("Add", [product, graph.constant("head_bias", recurrence.head_bias)], "head")
 
 
-def _layer(graph: _Graph, cell: Cell, recurrence: Recurrence, i: int, inputs: list[str], states: list[str]) -> str:
-    """One recurrent node; ``inputs`` are its sequence and states. Returns Y [time, 1, batch, hidden]."""
-    tensors = operator_weights(cell, recurrence.layers[i])
-    names = [graph.constant(f"{name}_{i}", tensor) for name, tensor in tensors.items()]
-    return graph.add(
-        cell.operator,
-        [inputs[0], *names, LENGTHS, *inputs[1:]],
-        [f"Y_{i}", *states],
-        hidden_size=recurrence.hidden,
-    )
+def _layer(graph: _Graph, weights: Weights, i: int, states: list[str]) -> str:
+    """One recurrent node, which writes the ``states`` after its last step. Returns Y [time, 1, batch, hidden]."""
+    recurrence, cell, inputs = weights.recurrence, cell_of(weights.recurrence.cell), layer_inputs(weights, i)
+    for name, tensor in operator_weights(cell, recurrence.layers[i]).items():
+        graph.constant(inputs[name], tensor)
+    outputs = [f"Y_{i}", *states]
+    return graph.add(cell.operator, list(inputs.values()), outputs, hidden_size=recurrence.hidden, **cell.attributes)
 
 
 def _float(name: str, shape: Sequence[int | str]) -> ValueInfoProto:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from export.cells import cell_of
+from export.cells import Cell, cell_of
 from export.errors import ExportError
 from export.parity import Reference, Run
 from export.weights import Array, Forecast, Language, Layer, Recurrence, Weights
@@ -24,8 +24,8 @@ from service.engine.runtime import Chunk
 
 def freeze(network: Network) -> Weights:
     """The network's weights; ExportError for a cell or a kind of network that has no graph."""
-    cell_of(network.config.cell)  # named early: its layers may have another form
-    layers = tuple(_layer(network, i) for i in range(network.config.layers))
+    cell = cell_of(network.config.cell)
+    layers = tuple(_layer(network, cell, i) for i in range(network.config.layers))
     recurrence = Recurrence(network.config.cell, layers, _array(network.head.weight), _array(network.head.bias))
     if isinstance(network, LanguageNetwork):
         return Language(recurrence, network.config.vocabulary, _array(network.embedding.weight))
@@ -77,9 +77,10 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _layer(network: Network, i: int) -> Layer:
+def _layer(network: Network, cell: Cell, i: int) -> Layer:
     named = dict(network.recurrent.named_parameters())
-    return Layer(*(_array(named[f"{kind}_l{i}"]) for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
+    kinds = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", *(["weight_peephole"] if cell.peepholes else [])]
+    return Layer(*(_array(named[f"{kind}_l{i}"]) for kind in kinds))
 
 
 def _array(tensor: torch.Tensor) -> Array:

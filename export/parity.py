@@ -11,6 +11,7 @@ import numpy as np
 
 from export.errors import ExportError
 from export.trial import ALONE, SHARED, Answer, Case, draw_cases, play, states_of
+from service.artifact import Signature
 from service.engine.runtime import Chunk, Engine
 
 # Differences are told in units: for a value of a forecast its feature's scale, for any other value 1, or the value
@@ -20,8 +21,8 @@ TOLERANCE = 1e-5
 # A trained network may amplify rounding (2e-5 and more over 80 steps were seen), and PyTorch's own float32 then
 # strays from float64 as far. So many times that much is allowed.
 AMPLIFICATION = 10.0
-# Where there is no PyTorch to tell how much a network amplifies rounding.
-UNCALIBRATED = 1e-3
+# Where there is no PyTorch to tell how much a network amplifies rounding; the second for half precision.
+UNCALIBRATED, UNCALIBRATED_HALF = 1e-3, 1e-2
 
 # One row's states by name, and its chunk -> the first output [steps, *step shape], and the states after the chunk.
 Run = Callable[[Mapping[str, np.ndarray], Chunk], tuple[np.ndarray, Mapping[str, np.ndarray]]]
@@ -90,8 +91,8 @@ class Report:
 def check(engine: Engine, reference: Reference | None = None, seed: int = 0) -> Report:
     """Run random sequences in every way and compare; the engine must have been probed.
 
-    The same seed asks the same questions. Raises ExportError when an output has another number of steps than its
-    input.
+    A model that was adopted as one whose sequences must not be cut is not run in chunks. The same seed asks the same
+    questions. Raises ExportError when an output has another number of steps than its input.
     """
     random = np.random.default_rng(seed)
     cases = draw_cases(engine, random)
@@ -99,7 +100,8 @@ def check(engine: Engine, reference: Reference | None = None, seed: int = 0) -> 
     exact = _expected(engine, cases, reference.float64) if reference else None
     alone = play(engine, cases, ALONE, random)
     comparisons = [_compare(engine, ALONE.name, alone, alone, expected)]
-    for plan in SHARED:
+    proof = engine.signature.proof
+    for plan in SHARED if proof is None or proof.chunked else [plan for plan in SHARED if plan.turn is None]:
         comparisons.append(_compare(engine, plan.name, play(engine, cases, plan, random), alone, expected))
     return Report(
         comparisons=tuple(comparisons),
@@ -127,6 +129,13 @@ def largest_error(have: np.ndarray, want: np.ndarray, scale: np.ndarray | None =
         return float(np.max(np.abs(have.astype(np.float64) - exact) / unit))
 
 
+def uncalibrated(signature: Signature) -> float:
+    """The difference, in units, that passes for rounding where no PyTorch tells how much of it there is."""
+    types = [tensor.dtype for tensor in signature.inputs + signature.outputs]
+    types += [state.dtype for state in signature.states]
+    return UNCALIBRATED_HALF if "float16" in types else UNCALIBRATED
+
+
 def _expected(engine: Engine, cases: Sequence[Case], run: Run) -> list[Answer]:
     answers = []
     for case in cases:
@@ -137,7 +146,7 @@ def _expected(engine: Engine, cases: Sequence[Case], run: Run) -> list[Answer]:
 
 def _tolerance(engine: Engine, expected: Sequence[Answer] | None, exact: Sequence[Answer] | None) -> float:
     if expected is None or exact is None:
-        return UNCALIBRATED
+        return uncalibrated(engine.signature)
     own = _difference(engine, expected, exact)
     return max(TOLERANCE, AMPLIFICATION * max(own.outputs, own.states))
 

@@ -6,6 +6,8 @@ from rich.table import Table
 from export.parity import Difference, Report
 from service.artifact import Signature
 
+MAX_NAMED = 6  # states
+
 
 def table(report: Report) -> Table:
     """The largest errors of each way of running, in units, and whether rows came to the same bits as alone."""
@@ -28,14 +30,15 @@ def table(report: Report) -> Table:
 
 
 def heading(signature: Signature) -> str:
-    """One line: task, cell, what goes in and out, states."""
+    """One line: task, cell, what goes in and out, states, or how many where they are many."""
     parts = [signature.task, *([signature.cell] if signature.cell else [])]
     if signature.vocabulary:
         parts.append(f"{len(signature.vocabulary)} symbols")
     if signature.features:
         parts.append("features " + ", ".join(signature.features))
-    parts += [f"state {state.input} {list(state.row_shape)}" for state in signature.states]
-    return ", ".join(parts)
+    if len(signature.states) > MAX_NAMED:
+        return ", ".join([*parts, f"{len(signature.states)} states"])
+    return ", ".join([*parts, *(f"state {state.input} {list(state.row_shape)}" for state in signature.states)])
 
 
 def _cells(difference: Difference, tolerance: float) -> tuple[str, str]:

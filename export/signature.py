@@ -9,9 +9,9 @@ from typing import Any
 from onnx import ModelProto, helper
 
 from export.cells import cell_of
-from export.graph import LENGTHS, next_state
-from export.weights import Forecast, Language, Recurrence, Weights
-from service.artifact import SIGNATURE_KEY, Scaling, Signature, StateSpec, TensorSpec
+from export.graph import LENGTHS, layer_inputs, layer_node, next_state
+from export.weights import Forecast, Language, Weights
+from service.artifact import SIGNATURE_KEY, Recurrence, Scaling, Signature, StateSpec, TensorSpec
 
 
 def describe(weights: Weights, made: Mapping[str, Any] | None = None) -> Signature:
@@ -22,18 +22,20 @@ def describe(weights: Weights, made: Mapping[str, Any] | None = None) -> Signatu
         cell=weights.recurrence.cell,
         inputs=(sequence,),
         outputs=(answer,),
-        states=_states(weights.recurrence),
+        states=_states(weights),
         lengths=LENGTHS,
         vocabulary=weights.vocabulary if isinstance(weights, Language) else None,
         features=weights.features if isinstance(weights, Forecast) else None,
         scaling=_scaling(weights),
+        recurrences=tuple(_recurrence(weights, i) for i in range(len(weights.recurrence.layers))),
         made=dict(made or {}),
     )
 
 
 def attach(model: ModelProto, signature: Signature) -> bytes:
-    """The bytes of the artifact: the model with the signature in its metadata."""
-    helper.set_model_props(model, {SIGNATURE_KEY: signature.model_dump_json()})
+    """The bytes of the artifact: the model with the signature in its metadata, beside what stands there."""
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    helper.set_model_props(model, kept | {SIGNATURE_KEY: signature.model_dump_json()})
     return bytes(model.SerializeToString(deterministic=True))
 
 
@@ -54,9 +56,27 @@ def _scaling(weights: Weights) -> Scaling | None:
     return Scaling(mean=tuple(weights.mean.tolist()), scale=tuple(weights.scale.tolist()))
 
 
-def _states(recurrence: Recurrence) -> tuple[StateSpec, ...]:
-    shape = (len(recurrence.layers), None, recurrence.hidden)
+def _states(weights: Weights) -> tuple[StateSpec, ...]:
+    shape = (len(weights.recurrence.layers), None, weights.recurrence.hidden)
     return tuple(
         StateSpec(input=name, output=next_state(name), dtype="float32", shape=shape, batch_axis=1)
-        for name in cell_of(recurrence.cell).states
+        for name in cell_of(weights.recurrence.cell).states
+    )
+
+
+def _recurrence(weights: Weights, i: int) -> Recurrence:
+    """Where in the graph layer ``i`` is computed, for whoever wants to see its gates."""
+    cell, inputs = cell_of(weights.recurrence.cell), layer_inputs(weights, i)
+    return Recurrence(
+        operator=cell.operator,
+        name=layer_node(cell, i),
+        hidden=weights.recurrence.hidden,
+        sequence=inputs["X"],
+        weight=inputs["W"],
+        recurrence=inputs["R"],
+        bias=inputs["B"],
+        peephole=inputs.get("P"),
+        states=tuple(inputs[f"initial_{name}"] for name in cell.states),
+        linear_before_reset="linear_before_reset" in cell.attributes,
+        coupled="input_forget" in cell.attributes,
     )

@@ -80,8 +80,7 @@ def play(engine: Engine, cases: Sequence[Case], plan: Plan, random: np.random.Ge
 
 def states_of(engine: Engine, row: bytes) -> dict[str, np.ndarray]:
     """The state tensors of one row, by the name of their inputs, without a batch axis."""
-    tensors = engine.layout.gather([row])
-    return {s.input: np.take(tensors[s.input], 0, axis=s.batch_axis) for s in engine.signature.states}
+    return engine.layout.unpack_one(row)
 
 
 def _next_tick(engine: Engine, left: Mapping[int, int], plan: Plan, random: np.random.Generator) -> dict[int, int]:

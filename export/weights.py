@@ -1,7 +1,8 @@
 """A trained network as plain numbers: what the graph is built from.
 
-Owns the shapes, all float32 and in PyTorch's order (gates i, f, g, o of an LSTM one below the other). Knows neither
-PyTorch nor ONNX, so that a graph can be built from weights of any origin.
+Owns the shapes, all float32, gates one below the other in the order of ``model/``: r, z, n of a GRU, i, f, g, o of an
+LSTM with or without peepholes, i, g, o of one whose forget gate is coupled. Knows neither PyTorch nor ONNX, so that a
+graph can be built from weights of any origin.
 """
 
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Layer:
-    """One recurrent layer; ``gates`` is 4 for an LSTM."""
+    """One recurrent layer; ``gates`` is how many there are in the order of its cell, 1 for a plain RNN."""
 
     weight_ih: Array  # [gates * hidden, width of the layer's input]
     weight_hh: Array  # [gates * hidden, hidden]
     bias_ih: Array  # [gates * hidden]
     bias_hh: Array  # [gates * hidden]
+    weight_peephole: Array | None = None  # [3 * hidden], i, f, o: what gates see of the cell state
 
     @property
     def hidden(self) -> int:

@@ -16,6 +16,7 @@ from export import graph
 from export.signature import attach, describe
 from export.weights import Forecast, Language, Layer, Recurrence, Weights
 from service.artifact import DType, Signature, StateSpec, TensorSpec
+from tests.support.reference import GATES
 
 POISON = 1e30  # a finite float32 that drives `poison` to infinity
 _OVERFLOW = float(2**100)  # a power of two: multiplying by it and dividing again changes no digit
@@ -48,38 +49,47 @@ def poison(path: Path) -> Path:
 
 
 def language(
-    path: Path, vocabulary: str = string.ascii_lowercase + " .\n", layers: int = 2, hidden: int = 16, seed: int = 0
+    path: Path,
+    vocabulary: str = string.ascii_lowercase + " .\n",
+    layers: int = 2,
+    hidden: int = 16,
+    seed: int = 0,
+    cell: str = "lstm",
 ) -> Path:
     """A language model with random weights, one symbol per character of ``vocabulary``."""
     random, symbols = np.random.default_rng(seed), len(vocabulary)
     embedding = random.normal(size=(symbols, 8)).astype(np.float32)
-    return _write_network(
-        path, Language(random_recurrence(random, 8, layers, hidden, symbols), (*vocabulary,), embedding)
-    )
+    recurrence = random_recurrence(random, 8, layers, hidden, symbols, cell)
+    return _write_network(path, Language(recurrence, (*vocabulary,), embedding))
 
 
-def forecast(path: Path, features: Sequence[str] = ("x",), layers: int = 1, hidden: int = 8, seed: int = 0) -> Path:
+def forecast(
+    path: Path, features: Sequence[str] = ("x",), layers: int = 1, hidden: int = 8, seed: int = 0, cell: str = "lstm"
+) -> Path:
     """A forecast model with random weights; its features have means around 0 and scales around 1."""
     random, width = np.random.default_rng(seed), len(features)
     mean = random.normal(size=width).astype(np.float32)
     scale = random.uniform(0.5, 2.0, width).astype(np.float32)
-    return _write_network(
-        path, Forecast(random_recurrence(random, width, layers, hidden, width), tuple(features), mean, scale)
-    )
+    recurrence = random_recurrence(random, width, layers, hidden, width, cell)
+    return _write_network(path, Forecast(recurrence, tuple(features), mean, scale))
 
 
-def random_recurrence(random: np.random.Generator, width: int, layers: int, hidden: int, answer: int) -> Recurrence:
-    """LSTM layers and a head with PyTorch's usual spread of weights."""
+def random_recurrence(
+    random: np.random.Generator, width: int, layers: int, hidden: int, answer: int, cell: str = "lstm"
+) -> Recurrence:
+    """Layers of a cell and a head with PyTorch's usual spread of weights."""
+    gates = len(GATES[cell]) * hidden
 
     def draw(*shape: int) -> np.ndarray:
         bound = hidden**-0.5
         return random.uniform(-bound, bound, shape).astype(np.float32)
 
-    stack = tuple(
-        Layer(draw(4 * hidden, hidden if i else width), draw(4 * hidden, hidden), draw(4 * hidden), draw(4 * hidden))
-        for i in range(layers)
-    )
-    return Recurrence("lstm", stack, draw(answer, hidden), draw(answer))
+    def layer(width: int) -> Layer:
+        weights = draw(gates, width), draw(gates, hidden), draw(gates), draw(gates)
+        return Layer(*weights, draw(3 * hidden) if cell == "peephole" else None)
+
+    stack = tuple(layer(hidden if i else width) for i in range(layers))
+    return Recurrence(cell, stack, draw(answer, hidden), draw(answer))
 
 
 def _write_network(path: Path, weights: Weights) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from export.cells import CELLS
 from export.graph import build as build_graph
 from export.signature import attach, describe
 from export.weights import Weights
@@ -30,29 +31,51 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def language() -> Network:
-    """Two layers over eight symbols, in eval mode."""
-    torch.manual_seed(0)
-    return build(NetworkConfig("language", 2, 12, dropout=0.2, vocabulary=tuple("abcdefg\n"), embedding=5)).eval()
+    """Two LSTM layers over eight symbols, in eval mode."""
+    return language_of("lstm")
 
 
 @pytest.fixture
 def forecast() -> Network:
-    """One layer over two features of very different sizes, in eval mode."""
+    """One LSTM layer over two features of very different sizes, in eval mode."""
+    return forecast_of("lstm")
+
+
+@pytest.fixture(params=CELLS)
+def cell(request: pytest.FixtureRequest) -> str:
+    """Each of the cells that can be exported."""
+    return str(request.param)
+
+
+@pytest.fixture(params=["language", "forecast"])
+def network(request: pytest.FixtureRequest, cell: str) -> Network:
+    """A tiny network of each task and each cell."""
+    return language_of(cell) if request.param == "language" else forecast_of(cell)
+
+
+def language_of(cell: str) -> Network:
+    """Two layers of a cell over eight symbols, in eval mode."""
+    torch.manual_seed(0)
+    config = NetworkConfig("language", 2, 12, dropout=0.2, cell=cell, vocabulary=tuple("abcdefg\n"), embedding=5)
+    return _drawn(build(config))
+
+
+def forecast_of(cell: str) -> Network:
+    """One layer of a cell over two features of very different sizes, in eval mode."""
     torch.manual_seed(1)
-    network = build(NetworkConfig("forecast", 1, 10, features=("pressure", "flow")))
+    network = build(NetworkConfig("forecast", 1, 10, cell=cell, features=("pressure", "flow")))
     assert isinstance(network, ForecastNetwork)
     network.mean.copy_(torch.tensor([101_300.0, 0.002]))
     network.scale.copy_(torch.tensor([850.0, 0.0004]))
     torch.nn.init.normal_(network.head.weight, std=0.3)  # an untrained head is zero and would hide everything
+    return _drawn(network)
+
+
+def _drawn(network: Network) -> Network:
+    """With recurrent weights as training may leave them: some are zero before it, and would hide a wrong order."""
+    for parameter in network.recurrent.parameters():
+        torch.nn.init.uniform_(parameter, -0.5, 0.5)
     return network.eval()
-
-
-@pytest.fixture(params=["language", "forecast"])
-def network(request: pytest.FixtureRequest) -> Network:
-    """Each of the two tiny networks."""
-    chosen = request.getfixturevalue(request.param)
-    assert isinstance(chosen, Network)
-    return chosen
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.cells import CELLS
 from service.engine.probe import probe
 from service.engine.runtime import Engine, load_engine
 from service.settings import load_settings
@@ -26,11 +27,12 @@ class Known:
     rows: list[bytes]
 
 
-@pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
-    """A 2x128 LSTM over 96 symbols."""
+@pytest.fixture(scope="module", params=CELLS)
+def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Known:
+    """Two layers of 128 units of each cell over 96 symbols."""
     path = tmp_path_factory.mktemp("facts") / "model.onnx"
-    engine = load_engine(artifacts.language(path, SYMBOLS, layers=2, hidden=128), load_settings(provider="cpu"))
+    artifacts.language(path, SYMBOLS, layers=2, hidden=128, cell=request.param)
+    engine = load_engine(path, load_settings(provider="cpu"))
     probe(engine)
     tokens = np.random.default_rng(1).integers(0, len(SYMBOLS), (ROWS, STEPS))
     done = engine.run([engine.initial_row] * ROWS, [(row,) for row in tokens])

@@ -19,17 +19,19 @@ from export.parity import (
     AMPLIFICATION,
     TOLERANCE,
     UNCALIBRATED,
+    UNCALIBRATED_HALF,
     Comparison,
     Difference,
     Reference,
     Report,
     check,
     largest_error,
+    uncalibrated,
 )
 from export.signature import attach
 from export.weights import Weights
 from model.networks import Network
-from service.artifact import Signature, StateSpec, TensorSpec
+from service.artifact import Proof, Signature, StateSpec, TensorSpec
 from service.engine.probe import probe
 from service.engine.runtime import Chunk, Engine, load_engine
 from service.errors import ArtifactError
@@ -85,6 +87,7 @@ def test_every_way_of_running_is_compared(language: Network, load: Load) -> None
     ]
 
 
+@pytest.mark.parametrize("cell", ["lstm"])
 @pytest.mark.parametrize("part", ["head_weight", "head_bias"])
 def test_a_changed_head_fails(network: Network, load: Load, part: str) -> None:
     """One number of the head that is off by a thousandth is found in the outputs."""
@@ -183,21 +186,75 @@ def test_an_artifact_of_single_steps_can_be_checked(tmp_path: Path) -> None:
 
 def _single_step_sum(path: Path) -> Path:
     """``y = h_next = h + x`` with x, y and h float32 [batch, 1]."""
-    tensors = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1]) for name in "xhyn"}
     nodes = [helper.make_node("Add", ["x", "h"], ["y"]), helper.make_node("Identity", ["y"], ["n"])]
-    model = helper.make_model(
-        helper.make_graph(nodes, "sum", [tensors["x"], tensors["h"]], [tensors["y"], tensors["n"]]),
-        opset_imports=[helper.make_opsetid("", graph.OPSET)],
-        ir_version=graph.IR_VERSION,
-    )
     signature = Signature(
         task="generic",
         inputs=(TensorSpec(name="x", dtype="float32", shape=(None, 1), time_axis=None),),
         outputs=(TensorSpec(name="y", dtype="float32", shape=(None, 1), time_axis=None),),
-        states=(StateSpec(input="h", output="n", dtype="float32", shape=(None, 1), batch_axis=0),),
+        states=(_STATE,),
+    )
+    return _written(path, nodes, ["batch", 1], signature)
+
+
+_STATE = StateSpec(input="h", output="n", dtype="float32", shape=(None, 1), batch_axis=0)
+
+
+def _written(path: Path, nodes: list[onnx.NodeProto], shape: list[str | int], signature: Signature) -> Path:
+    """The artifact of nodes from x of a shape and the state h to y and n."""
+    tensors = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"}
+    tensors |= {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1]) for name in "hn"}
+    model = helper.make_model(
+        helper.make_graph(nodes, "graph", [tensors["x"], tensors["h"]], [tensors["y"], tensors["n"]]),
+        opset_imports=[helper.make_opsetid("", graph.OPSET)],
+        ir_version=graph.IR_VERSION,
     )
     path.write_bytes(attach(model, signature))
     return path
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_model_that_must_not_be_cut_is_not_run_in_chunks(tmp_path: Path, chunked: bool) -> None:
+    """What adoption has shown holds: where chunks differ from the whole, only whole sequences are compared."""
+    engine = _engine_at(_above_mean(tmp_path / "model.onnx", chunked))
+    assert not engine.bit_exact
+    found = check(engine)
+    if chunked:
+        with pytest.raises(ExportError, match="run as ragged, chunks of 1-8, its outputs differ"):
+            found.require()
+    else:
+        found.require()
+        assert [c.way for c in found.comparisons] == [
+            "one row alone, whole",
+            "ragged batches, whole",
+            "one batch of 96",
+        ]
+
+
+def _above_mean(path: Path, chunked: bool) -> Path:
+    """``y = x - mean of x over time`` with x and y float32 [batch, time]; the state h [batch, 1] stays as it is."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1]),
+        helper.make_node("Sub", ["x", "mean"], ["y"]),
+        helper.make_node("Identity", ["h"], ["n"]),
+    ]
+    proof = {"rows_independent": True, "batch_error": 0, "chunked": chunked, "chunk_error": 1, "continues": True}
+    signature = Signature(
+        task="generic",
+        inputs=(TensorSpec(name="x", dtype="float32", shape=(None, None)),),
+        outputs=(TensorSpec(name="y", dtype="float32", shape=(None, None)),),
+        states=(_STATE,),
+        proof=Proof(**proof, bit_exact_from=None),
+    )
+    return _written(path, nodes, ["batch", "time"], signature)
+
+
+def test_half_precision_is_allowed_more() -> None:
+    """Where nothing tells how far rounding goes, float16 in any tensor allows ten times what float32 does."""
+    spec = TensorSpec(name="x", dtype="float32", shape=(None, None))
+    signature = Signature(task="generic", inputs=(spec,), outputs=(spec,), states=(_STATE,))
+    assert uncalibrated(signature) == UNCALIBRATED
+    half = _STATE.model_copy(update={"dtype": "float16"})
+    assert uncalibrated(signature.model_copy(update={"states": (half,)})) == UNCALIBRATED_HALF
 
 
 def test_rounding_that_the_network_amplifies_is_allowed(language: Network, load: Load) -> None:
@@ -261,6 +318,18 @@ def test_an_error_of_nan_fails() -> None:
     unknown = replace(_report().comparisons[0], pytorch=Difference(0.0, float("nan")))
     with pytest.raises(ExportError, match="its states differ from PyTorch by nan"):
         _report(comparisons=(unknown,)).require()
+
+
+def test_many_states_are_counted() -> None:
+    """The heading names a few states with their shapes; a model with dozens is told how many."""
+    spec = TensorSpec(name="x", dtype="float32", shape=(None, None))
+
+    def signature(count: int) -> Signature:
+        states = tuple(_STATE.model_copy(update={"input": f"h{i}"}) for i in range(count))
+        return Signature(task="generic", inputs=(spec,), outputs=(spec,), states=states)
+
+    assert report.heading(signature(2)) == "generic, state h0 [1], state h1 [1]"
+    assert report.heading(signature(30)) == "generic, 30 states"
 
 
 @pytest.mark.parametrize(

@@ -4,19 +4,32 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from torch import Tensor
 
 from export import network as network_module
+from export.cells import cell_of, operator_weights
 from export.errors import ExportError
 from export.graph import build
 from export.network import freeze, made_by
 from export.signature import attach, describe
+from export.weights import Language
 from model import checkpoint
 from model.networks import Network, State
-from service.artifact import SIGNATURE_KEY, Signature, parse_signature
+from service.artifact import SIGNATURE_KEY, Recurrence, Signature, parse_signature
+from service.engine.providers import open_session
+from service.settings import load_settings
 from tests.support import artifacts
+
+ROOT = Path(__file__).parents[3]
+# The operators' own names of their inputs, in their order.
+FORMAL = {
+    "RNN": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
+    "GRU": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
+    "LSTM": ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"),
+}
 
 
 def _in_file(path: Path) -> Signature:
@@ -45,6 +58,77 @@ def test_forecast_signature(forecast: Network) -> None:
     assert signature.scaling is not None
     assert signature.scaling.mean == pytest.approx([101_300.0, 0.002])
     assert signature.scaling.scale == pytest.approx([850.0, 0.0004])
+
+
+def test_states_are_those_of_the_cell(network: Network, cell: str) -> None:
+    """An RNN and a GRU carry h, an LSTM of any kind h and c."""
+    signature = describe(freeze(network))
+    states = ["h"] if cell in ("rnn", "gru") else ["h", "c"]
+    assert (signature.cell, [s.input for s in signature.states]) == (cell, states)
+
+
+def _read_by_operators(graph: onnx.GraphProto) -> tuple[Recurrence, ...]:
+    """The recurrent nodes of a graph, in order, with the tensors and attributes that they have there."""
+    found = []
+    for node in graph.node:
+        if node.op_type in FORMAL:
+            inputs = dict(zip(FORMAL[node.op_type], node.input, strict=False))
+            attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            recurrence = Recurrence(
+                operator=node.op_type,
+                name=node.name,
+                hidden=attributes["hidden_size"],
+                sequence=inputs["X"],
+                weight=inputs["W"],
+                recurrence=inputs["R"],
+                bias=inputs["B"],
+                peephole=inputs.get("P"),
+                states=tuple(inputs[name] for name in ("initial_h", "initial_c") if name in inputs),
+                linear_before_reset=attributes.get("linear_before_reset", False),
+                coupled=attributes.get("input_forget", False),
+            )
+            found.append(recurrence)
+    return tuple(found)
+
+
+def test_recurrences_name_what_the_operators_read(network: Network) -> None:
+    """One entry per layer, in order, with the very tensors and attributes of its node in the graph."""
+    weights = freeze(network)
+    found = describe(weights).recurrences
+    assert len(found) == network.config.layers
+    assert found == _read_by_operators(build(weights).graph)
+
+
+@pytest.mark.parametrize("model", ["language", "sine"])
+def test_shipped_artifacts_tell_their_recurrences(model: str) -> None:
+    """What the repository ships can be looked into, too."""
+    path = ROOT / "model_repository" / model / "1" / "model.onnx"
+    found = _in_file(path).recurrences
+    assert len(found) == 2
+    assert found == _read_by_operators(onnx.load(path).graph)
+
+
+def test_what_a_recurrence_names_can_be_fetched(network: Network) -> None:
+    """Each tensor can be made an output of the graph: the constants as they are, the others as the node reads them."""
+    weights, rows, steps = freeze(network), 3, 4
+    model = build(weights)
+    found = describe(weights).recurrences
+    names = [n for r in found for n in (r.sequence, r.weight, r.recurrence, r.bias, r.peephole, *r.states) if n]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = open_session(model.SerializeToString(), load_settings(provider="cpu"))
+    shape, random = (len(found), rows, found[0].hidden), np.random.default_rng(0)
+    states = {s.input: random.normal(size=shape).astype(np.float32) for s in describe(weights).states}
+    language = isinstance(weights, Language)
+    inputs = np.zeros((rows, steps), np.int64) if language else np.zeros((rows, steps, 2), np.float32)
+    feed = {"tokens" if language else "values": inputs, "lengths": np.full(rows, steps, np.int32)}
+    fetched = dict(zip(names, session.run(names, feed | states), strict=True))
+    for i, recurrence in enumerate(found):
+        assert fetched[recurrence.sequence].shape[:2] == (steps, rows)
+        constants = operator_weights(cell_of(network.config.cell), weights.recurrence.layers[i])
+        for name, constant in zip("WRBP", constants.values(), strict=False):
+            assert (fetched[f"{name}_{i}"] == constant).all()
+        for name, state in zip(recurrence.states, states.values(), strict=True):
+            assert (fetched[name] == state[i : i + 1]).all()
 
 
 def test_made_tells_training_and_export(language: Network) -> None:
