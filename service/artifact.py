@@ -47,20 +47,22 @@ class Tensor(_Part):
 
 
 class TensorSpec(_Part):
-    """An input or output of the graph that carries a sequence; ``time_axis`` None: one request is one step."""
+    """An input or output of the graph that carries a sequence.
+
+    ``batch_axis`` None: one call is one row. ``time_axis`` None, or of the fixed length 1: one call is one step.
+    """
 
     name: str
     dtype: DType
     shape: Shape
-    batch_axis: int = 0
+    batch_axis: int | None = 0
     time_axis: int | None = 1
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         _check_axis(self.name, "batch_axis", self.batch_axis, self.shape)
-        if self.time_axis is not None:
-            _check_axis(self.name, "time_axis", self.time_axis, self.shape)
-        if self.time_axis == self.batch_axis:
+        _check_axis(self.name, "time_axis", self.time_axis, self.shape)
+        if self.time_axis is not None and self.time_axis == self.batch_axis:
             raise ValueError(f"batch_axis and time_axis of {self.name!r} are the same")
         return self
 
@@ -77,7 +79,7 @@ class StateSpec(_Part):
     output: str
     dtype: DType
     shape: Shape
-    batch_axis: int
+    batch_axis: int | None
     initial: Tensor | None = Field(default=None, description="one row's first state; none means zeros")
 
     @model_validator(mode="after")
@@ -91,11 +93,13 @@ class StateSpec(_Part):
         return tuple(n or 1 for i, n in enumerate(self.shape) if i != self.batch_axis)
 
 
-def _check_axis(name: str, kind: str, axis: int, shape: Shape) -> None:
-    """Rows and steps vary from tick to tick: their axes are there, and not of one length."""
+def _check_axis(name: str, kind: str, axis: int | None, shape: Shape) -> None:
+    """Rows and steps vary from call to call, or there is one of them in every call."""
+    if axis is None:
+        return
     if not 0 <= axis < len(shape):
         raise ValueError(f"{kind} {axis} of {name!r} is none of its {len(shape)} axes")
-    if shape[axis] is not None:
+    if shape[axis] not in (None, 1):
         raise ValueError(f"axis {axis} of {name!r} is its {kind} and has the fixed length {shape[axis]}")
 
 
@@ -107,6 +111,38 @@ class Scaling(_Part):
 
     mean: tuple[float, ...]
     scale: tuple[float, ...]
+
+
+class Recurrence(_Part):
+    """A native recurrent operator of the graph, by the names of its tensors there, so that its gates can be recomputed.
+
+    Forward in time, time first, with the operator's default activations and no clipping. ``sequence`` is its input
+    [time, batch, width]; ``weight`` (W), ``recurrence`` (R), ``bias`` (B) and ``peephole`` (P) are constants;
+    ``states`` are its initial states, each [1, batch, hidden]: h, and c of an LSTM.
+    """
+
+    operator: Literal["RNN", "GRU", "LSTM"]
+    name: str
+    hidden: int = Field(ge=1)
+    sequence: str
+    weight: str
+    recurrence: str
+    bias: str | None = None
+    peephole: str | None = None
+    states: tuple[str, ...]
+    linear_before_reset: bool = Field(default=False, description="GRU: the reset gate acts behind the matrix product")
+    coupled: bool = Field(default=False, description="LSTM: the forget gate is 1 less the input gate")
+
+
+class Proof(_Part):
+    """What runs have shown of a model that was not built here, on the machine that adopted it; errors in units."""
+
+    rows_independent: bool = Field(description="a row's answer and state do not depend on what its neighbours hold")
+    batch_error: float = Field(description="largest difference between a row in a batch and the same row alone")
+    bit_exact_from: int | None = Field(description="from so many rows on a batch changes no bit; none: never")
+    chunked: bool = Field(description="a sequence may be cut into chunks anywhere")
+    chunk_error: float = Field(description="largest difference between a sequence cut into chunks and the whole")
+    continues: bool = Field(description="a state that was exported and imported goes on with the same bits")
 
 
 class Signature(_Part):
@@ -123,18 +159,20 @@ class Signature(_Part):
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     states: tuple[StateSpec, ...] = Field(min_length=1)
-    lengths: str | None = Field(default=None, description="the int32 input with each row's number of steps")
+    batched: bool = Field(default=True, description="false: the graph is called for one row at a time")
+    lengths: str | None = Field(default=None, description="the input with each row's number of steps, int32 or int64")
     constants: dict[str, Tensor] = Field(default_factory=dict, description="inputs that always have one value")
     vocabulary: tuple[str, ...] | None = None
     features: tuple[str, ...] | None = None
     scaling: Scaling | None = None
+    recurrences: tuple[Recurrence, ...] = Field(default=(), description="operators whose gates can be shown")
+    proof: Proof | None = None
     made: dict[str, Any] = Field(default_factory=dict, description="data, seed, steps, losses, versions")
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         self._check_names()
-        if self.has_time_axis and any(o.time_axis is None for o in self.outputs):
-            raise ValueError("the inputs have a time axis and an output has none")
+        self._check_rows()
         if self.task == "language":
             self._check_language()
         elif self.vocabulary is not None:
@@ -151,6 +189,20 @@ class Signature(_Part):
         names += [self.lengths] if self.lengths is not None else []
         if len(set(names)) < len(names):
             raise ValueError("an input is named twice")
+
+    def _check_rows(self) -> None:
+        """Many rows share a call where each tensor has an axis for them, of a length that varies."""
+        if self.batched and self.proof is not None and not self.proof.rows_independent:
+            raise ValueError("the proof says that rows are not independent: the model is not batched")
+        if not self.batched and self.lengths is not None:
+            raise ValueError("lengths are for models that are called for many rows at a time")
+        for name, axis, shape in self._tensors() if self.batched else ():
+            if axis is None or shape[axis] is not None:
+                raise ValueError(f"{name!r} has no batch axis of varying length: the model is not batched")
+
+    def _tensors(self) -> list[tuple[str, int | None, Shape]]:
+        carried = [(t.name, t.batch_axis, t.shape) for t in self.inputs + self.outputs]
+        return carried + [(s.input, s.batch_axis, s.shape) for s in self.states]
 
     def _check_values(self) -> None:
         for state in self.states:
@@ -178,8 +230,8 @@ class Signature(_Part):
 
     @property
     def has_time_axis(self) -> bool:
-        """Whether one call can run several steps."""
-        return all(i.time_axis is not None for i in self.inputs)
+        """Whether one call can run several steps: all that goes in and comes out has an axis for them."""
+        return all(t.time_axis is not None and t.shape[t.time_axis] is None for t in self.inputs + self.outputs)
 
 
 def parse_signature(document: str) -> Signature:

@@ -35,8 +35,10 @@ class Model:
         self.fingerprint = engine.fingerprint
         self._clock = clock
         self.metrics = metrics.of_model(self.name)
-        exact = engine.bit_exact or settings.allow_inexact
-        # Cutting and folding change nothing that a client can see only where answers are bit-exact.
+        proof = engine.signature.proof
+        # Cutting and folding change nothing that a client can see only where answers are bit-exact; of a model whose
+        # sequences may not be cut they change more than the last bits.
+        exact = (engine.bit_exact or settings.allow_inexact) and (proof is None or proof.chunked)
         self.segment_steps = settings.segment_steps if exact else settings.max_steps
         if not engine.signature.has_time_axis:
             self.segment_steps = 1

@@ -78,12 +78,22 @@ class Record(Struct, frozen=True):
 class RowLayout:
     """How the state tensors of one session lie in its row: one after the other, little-endian, C order."""
 
-    def __init__(self, fields: Sequence[tuple[str, str, tuple[int, ...], int]]) -> None:
-        """``fields``: (name, dtype, shape of one row, batch axis of the graph's tensor) of each state tensor."""
-        # How [rows, *row shape] becomes the graph's tensor, and back.
-        self._to_graph = {name: axes_moved(len(shape) + 1, (0,), (axis,)) for name, _, shape, axis in fields}
-        self._to_rows = {name: axes_moved(len(shape) + 1, (axis,), (0,)) for name, _, shape, axis in fields}
+    def __init__(self, fields: Sequence[tuple[str, str, tuple[int, ...], int | None]]) -> None:
+        """``fields``: (name, dtype, shape of one row, batch axis of the graph's tensor) of each state tensor.
+
+        A tensor whose batch axis is None holds one row: such a layout gathers and scatters one row at a time.
+        """
         self._row = np.dtype([(name, np.dtype(dtype).newbyteorder("<"), shape) for name, dtype, shape, _ in fields])
+        # How [rows, *row shape] becomes the graph's tensor, and back.
+        batched = [(name, len(shape) + 1, axis) for name, _, shape, axis in fields if axis is not None]
+        self._to_graph = {name: axes_moved(rank, (0,), (axis,)) for name, rank, axis in batched}
+        self._to_rows = {name: axes_moved(rank, (axis,), (0,)) for name, rank, axis in batched}
+        self._single = [name for name, _, _, axis in fields if axis is None]
+        # A kernel may not expect numbers that stand where a bool before them has left them: those are copied.
+        self._fields: Mapping[str, Any] = self._row.fields or {}
+        sizes = [(field[1], field[0].base.itemsize) for field in self._fields.values()]
+        aligned = all(start % size == 0 and self._row.itemsize % size == 0 for start, size in sizes)
+        self._copy = None if aligned else True
 
     @property
     def row_bytes(self) -> int:
@@ -93,9 +103,14 @@ class RowLayout:
     def pack_one(self, tensors: Tensors) -> bytes:
         """The row of one session from its tensors (each without a batch axis)."""
         row = np.zeros(1, self._row)
-        for name in self._to_graph:
+        for name in self._fields:
             row[name][0] = tensors[name]
         return row.tobytes()
+
+    def unpack_one(self, row: bytes) -> dict[str, np.ndarray]:
+        """The tensors of one session, each without a batch axis; the inverse of ``pack_one``."""
+        packed = np.frombuffer(row, self._row)
+        return {name: packed[name][0, ...] for name in self._fields}
 
     def gather(self, rows: Sequence[bytes]) -> dict[str, np.ndarray]:
         """State tensors of a batch, rows along each tensor's batch axis.
@@ -109,13 +124,21 @@ class RowLayout:
                     f"a stored row has {len(row)} bytes where the model's rows have {self.row_bytes}"
                 )
         batch = np.frombuffer(b"".join(rows), self._row)  # [rows]
-        return {name: np.ascontiguousarray(batch[name].transpose(axes)) for name, axes in self._to_graph.items()}
+        tensors = {
+            name: np.array(batch[name].transpose(axes), order="C", copy=self._copy)
+            for name, axes in self._to_graph.items()
+        }
+        for name in self._single:
+            tensors[name] = np.array(batch[name][0, ...], order="C", copy=self._copy)
+        return tensors
 
     def scatter(self, tensors: Tensors, rows: int) -> list[bytes]:
         """The rows of the first ``rows`` sessions of a batch; the inverse of ``gather``."""
         batch = np.empty(rows, self._row)
         for name, axes in self._to_rows.items():
             batch[name] = tensors[name].transpose(axes)[:rows]
+        for name in self._single:
+            batch[name][0] = tensors[name]
         packed, size = batch.tobytes(), self.row_bytes
         return [packed[i * size : (i + 1) * size] for i in range(rows)]
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import orjson
 
 from service.artifact import Signature
@@ -14,7 +15,14 @@ from service.state import Answer, Identity, Record, Tensors
 
 def dumps(document: object) -> bytes:
     """JSON; arrays become lists, and a float32 the shortest decimal that reads back as the same float32."""
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(document, default=_single, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _single(value: object) -> orjson.Fragment:
+    """An array of no axes, which orjson does not take, written as within an array; anything else is a fault of ours."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        return orjson.Fragment(dumps(value[None])[1:-1])
+    raise TypeError(f"no JSON for {type(value).__name__}")
 
 
 def timestamp(seconds: float) -> str:

@@ -85,4 +85,8 @@ def _info(model: Model) -> dict[str, Any]:
         "provider": engine.provider,
         "bit_exact": engine.bit_exact,
         "min_rows": engine.min_rows,
+        "batched": signature.batched,
+        "lengths": signature.lengths,
+        "steps_per_call": None if signature.has_time_axis else 1,
+        "proof": signature.proof.model_dump() if signature.proof is not None else None,
     }

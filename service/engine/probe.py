@@ -33,7 +33,8 @@ def probe(engine: Engine) -> None:
 
 def _check_shapes(engine: Engine) -> None:
     """Hold what the graph returns against the signature; the graph itself need not say its shapes."""
-    signature, rows = engine.signature, 2
+    signature = engine.signature
+    rows = 2 if signature.batched else 1
     steps = 3 if signature.has_time_axis else 1
     chunk = random_chunk(signature, steps, np.random.default_rng(0))
     fetched = engine.fetch([engine.initial_row] * rows, [chunk] * rows, [steps] * rows)
@@ -52,11 +53,12 @@ def _shape(shape: Shape, lengths: dict[int | None, int]) -> tuple[int, ...]:
 def _find_padding(engine: Engine) -> None:
     random = np.random.default_rng(0)
     steps = _STEPS if engine.signature.has_time_axis else 1
-    count = max(_CANDIDATES) + 1
+    candidates = _CANDIDATES if engine.signature.batched else (1,)  # a row that runs alone has no neighbours
+    count = max(candidates) + 1
     chunks = [random_chunk(engine.signature, steps, random) for _ in range(count)]
     rows = engine.run([engine.initial_row] * count, chunks).rows  # a state that is not all zeros
     engine.min_rows, reference = 1, _whole(engine, rows, chunks)
-    for candidate in _CANDIDATES:
+    for candidate in candidates:
         engine.min_rows = candidate
         if _holds(engine, rows, chunks, reference, candidate):
             engine.bit_exact = True
@@ -86,7 +88,10 @@ _Result = list[tuple[bytes, ...]]  # for each row: its outputs and its new row, 
 
 def _whole(engine: Engine, rows: list[bytes], chunks: list[Chunk]) -> _Result:
     done = engine.run(rows, chunks)
-    return [(*(o[i].tobytes() for o in done.outputs.values()), done.rows[i]) for i in range(len(rows))]
+    return [
+        (*(o[i, : len(chunk[0])].tobytes() for o in done.outputs.values()), row)
+        for i, (chunk, row) in enumerate(zip(chunks, done.rows, strict=True))
+    ]
 
 
 def _cut(engine: Engine, rows: list[bytes], chunks: list[Chunk], sizes: list[int]) -> _Result:
@@ -103,23 +108,23 @@ def _holds(engine: Engine, rows: list[bytes], chunks: list[Chunk], reference: _R
     """Whether batches of many sizes, whole and cut, all equal the reference."""
     steps = len(chunks[0][0])
     cuts = [[1] * steps, [2, steps - 2], [8, steps - 8]] if steps > 1 else []
-    for size in sorted({1, 2, candidate, candidate + 1, 2 * candidate + 1, 5, 17, len(rows)}):
-        some = slice(len(rows) - size, None) if size <= len(rows) else slice(None)  # not always the same neighbours
+    sizes = {1, 2, candidate, candidate + 1, 2 * candidate + 1, 5, 17, len(rows)}
+    for size in sorted({min(size, len(rows)) for size in sizes}):
+        some = slice(len(rows) - size, None)  # not always the same neighbours
         if _whole(engine, rows[some], chunks[some]) != reference[some]:
             return False
-        if any(_cut(engine, rows[some], chunks[some], sizes) != reference[some] for sizes in cuts):
+        if any(_cut(engine, rows[some], chunks[some], cut) != reference[some] for cut in cuts):
             return False
-    return _ragged_holds(engine, rows, chunks, reference)
+    return _ragged_holds(engine, rows, chunks)
 
 
-def _ragged_holds(engine: Engine, rows: list[bytes], chunks: list[Chunk], reference: _Result) -> bool:
-    """Whether a row's outputs are the same beside longer rows."""
-    if not engine.ragged:
+def _ragged_holds(engine: Engine, rows: list[bytes], chunks: list[Chunk]) -> bool:
+    """Whether a row's outputs and its new state are the same beside longer rows."""
+    if engine.signature.lengths is None:
         return True
     steps = len(chunks[0][0])
-    lengths = [1 + i % steps for i in range(len(rows))]
-    done = engine.run(rows, [tuple(a[:n] for a in chunk) for chunk, n in zip(chunks, lengths, strict=True)])
+    ragged = [tuple(a[: 1 + i % steps] for a in chunk) for i, chunk in enumerate(chunks)]
+    together = _whole(engine, rows, ragged)
     return all(
-        want[0].startswith(output[:n].tobytes())
-        for output, n, want in zip(next(iter(done.outputs.values())), lengths, reference, strict=True)
+        _whole(engine, [row], [chunk]) == [beside] for row, chunk, beside in zip(rows, ragged, together, strict=True)
     )

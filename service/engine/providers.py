@@ -1,5 +1,7 @@
 """Which execution provider runs: the user's wish held against what this machine can really load."""
 
+from collections.abc import Mapping
+
 from service.engine import ort
 from service.errors import SettingsError
 from service.settings import Settings
@@ -19,13 +21,17 @@ def session_options(settings: Settings) -> ort.SessionOptions:
     return options
 
 
-def open_session(model: bytes | str, settings: Settings) -> ort.InferenceSession:
+def open_session(
+    model: bytes | str, settings: Settings, entries: Mapping[str, str] | None = None
+) -> ort.InferenceSession:
     """An ONNX Runtime session on the provider that the settings ask for.
 
     ONNX Runtime falls back to the CPU without a word where CUDA cannot be loaded: ``cuda`` then is a SettingsError
-    with the reason, ``auto`` what runs stands in the log.
+    with the reason, ``auto`` what runs stands in the log. ``entries`` are further entries of its configuration.
     """
     options = session_options(settings)
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
     if settings.provider == "cpu":
         return ort.InferenceSession(model, options, providers=[CPU])
     reason = _why_not_cuda()

@@ -48,6 +48,14 @@ def _artifacts(folder: Path) -> list[Path]:
     return [path for path in (p / "model.onnx" for p in sorted(folder.glob("*/*"))) if os.path.lexists(path)]
 
 
+def _exactness(engine: Engine) -> str:
+    if not engine.bit_exact:
+        return "not bit-exact"
+    if not engine.signature.batched:
+        return "bit-exact, one row at a time"
+    return f"bit-exact in ticks of {engine.min_rows} or more rows"
+
+
 def load_repository(folder: Path, settings: Settings) -> tuple[list[LoadedModel], list[str]]:
     """Every artifact that can be served, and one sentence for each that cannot.
 
@@ -73,7 +81,7 @@ def load_repository(folder: Path, settings: Settings) -> tuple[list[LoadedModel]
             version,
             engine.signature.task,
             engine.provider,
-            f"bit-exact in ticks of {engine.min_rows} or more rows" if engine.bit_exact else "not bit-exact",
+            _exactness(engine),
         )
     if not models:
         raise ArtifactError(problems[0] if problems else f"no artifact in {folder} (expected NAME/VERSION/model.onnx)")

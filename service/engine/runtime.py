@@ -59,6 +59,7 @@ class Engine:
         self.min_rows = 1  # what the probe found; see service/engine/probe.py
         self.bit_exact = True
         self._session = session
+        self._counts = _counts_dtype(session, signature)
         self._constants = {name: tensor.array() for name, tensor in signature.constants.items()}
         self._inputs = [_Port(spec) for spec in signature.inputs]
         self._outputs = [_Port(spec) for spec in signature.outputs]
@@ -66,11 +67,18 @@ class Engine:
 
     @property
     def ragged(self) -> bool:
-        """Whether rows of different lengths can share a call."""
-        return self.signature.lengths is not None
+        """Whether rows of different lengths can share a tick."""
+        return self.signature.lengths is not None or not self.signature.batched
 
     def run(self, rows: Sequence[bytes], chunks: Sequence[Chunk]) -> Run:
-        """Run each chunk (of one step or more) from its row.
+        """Run each chunk (of one step or more) from its row: together, or one after the other where the graph takes
+        one row at a time."""
+        if self.signature.batched:
+            return self._run_together(rows, chunks)
+        return _stacked([self._run_together([row], [chunk]) for row, chunk in zip(rows, chunks, strict=True)])
+
+    def _run_together(self, rows: Sequence[bytes], chunks: Sequence[Chunk]) -> Run:
+        """One call of the graph.
 
         Batches below ``min_rows`` are filled up with copies of the last row, so that a row's bits do not depend on
         how many others there are.
@@ -89,13 +97,16 @@ class Engine:
         )
 
     def fetch(self, rows: Sequence[bytes], chunks: Sequence[Chunk], lengths: list[int]) -> dict[str, np.ndarray]:
-        """The graph's own outputs and new states, by name, in the graph's axes, for exactly these rows."""
+        """The graph's own outputs and new states, by name, in the graph's axes, for exactly these rows.
+
+        One call: of an artifact that is not batched, one row.
+        """
         feed = self.layout.gather(rows)
         feed.update(self._constants)
         for i, port in enumerate(self._inputs):
             feed[port.name] = port.to_graph([chunk[i] for chunk in chunks], max(lengths))
         if self.signature.lengths is not None:
-            feed[self.signature.lengths] = np.array(lengths, np.int32)  # [rows]
+            feed[self.signature.lengths] = np.array(lengths, self._counts)  # [rows]
         return dict(zip(self._fetch, self._session.run(self._fetch, feed), strict=True))
 
     def _finite(self, fetched: Tensors, outputs: Tensors, lengths: list[int]) -> list[bool]:
@@ -106,11 +117,23 @@ class Engine:
                 return [True] * count  # the ordinary case, decided at once: NaN and infinity stay in a sum
         good = np.ones(count, bool)
         for state in self.signature.states:
-            rows = np.moveaxis(fetched[state.output], state.batch_axis, 0)[:count]
+            tensor, axis = fetched[state.output], state.batch_axis
+            rows = tensor[None] if axis is None else np.moveaxis(tensor, axis, 0)[:count]
             good &= np.isfinite(rows).reshape(count, -1).all(axis=1)
         for tensor in outputs.values():
             good &= [bool(np.isfinite(row[:steps]).all()) for row, steps in zip(tensor, lengths, strict=True)]
         return good.tolist()
+
+
+def _stacked(runs: Sequence[Run]) -> Run:
+    """What rows that ran alone came to, as one batch."""
+    outputs: dict[str, np.ndarray] = {}
+    for name, first in runs[0].outputs.items():
+        alone = [run.outputs[name] for run in runs]  # each [1, steps, *step shape]
+        outputs[name] = np.zeros((len(runs), max(a.shape[1] for a in alone), *first.shape[2:]), first.dtype)
+        for filled, (row,) in zip(outputs[name], alone, strict=True):
+            filled[: len(row)] = row
+    return Run(outputs, [run.rows[0] for run in runs], [run.finite[0] for run in runs], padding=0)
 
 
 class _Port:
@@ -119,10 +142,14 @@ class _Port:
     def __init__(self, spec: TensorSpec) -> None:
         self.name = spec.name
         self._dtype, self._step_shape = spec.dtype, spec.step_shape
-        self._timeless = spec.time_axis is None
-        graph = (spec.batch_axis,) if spec.time_axis is None else (spec.batch_axis, spec.time_axis)
+        axes = (spec.batch_axis, spec.time_axis)
+        # Of an axis that the graph does not have there is one entry: taken out on the way in, put back on the way out.
+        self._complete = None not in axes
+        self._taken = (*(0 if axis is None else slice(None) for axis in axes), ...)
+        self._put = (*(None if axis is None else slice(None) for axis in axes), ...)
+        graph = tuple(axis for axis in axes if axis is not None)
         rows = tuple(range(len(graph)))
-        rank = len(graph) + len(spec.step_shape)
+        rank = len(spec.shape)
         self._to_graph = axes_moved(rank, rows, graph)
         self._to_rows = axes_moved(rank, graph, rows)
 
@@ -134,12 +161,12 @@ class _Port:
             batch = np.zeros((len(rows), longest, *self._step_shape), self._dtype)
             for filled, row in zip(batch, rows, strict=True):
                 filled[: len(row)] = row
-        return (batch[:, 0] if self._timeless else batch).transpose(self._to_graph)
+        return (batch if self._complete else batch[self._taken]).transpose(self._to_graph)
 
     def to_rows(self, tensor: np.ndarray) -> np.ndarray:
         """A tensor of the graph as [rows, steps, *step shape]."""
         rows = tensor.transpose(self._to_rows)
-        return rows[:, None] if self._timeless else rows
+        return rows if self._complete else rows[self._put]
 
 
 def load_engine(path: Path, settings: Settings) -> Engine:
@@ -179,11 +206,17 @@ def _check_graph(session: ort.InferenceSession, signature: Signature) -> None:
     for name, constant in signature.constants.items():
         _check_tensor(inputs, name, constant.dtype, constant.shape, "input")
     if signature.lengths is not None:
-        _check_tensor(inputs, signature.lengths, "int32", (None,), "input")
+        _check_tensor(inputs, signature.lengths, _counts_dtype(session, signature), (None,), "input")
     named = {t.name for t in signature.inputs} | {s.input for s in signature.states} | set(signature.constants)
     missing = set(inputs) - named - {signature.lengths}
     if missing:
         raise ArtifactError(f"the graph has an input {sorted(missing)[0]!r} that the signature does not name")
+
+
+def _counts_dtype(session: ort.InferenceSession, signature: Signature) -> str:
+    """The type in which the graph takes ``lengths``: int64 where it says so, else int32."""
+    types = {i.name: _ORT_TYPES.get(i.type) for i in session.get_inputs()}
+    return "int64" if signature.lengths is not None and types.get(signature.lengths) == "int64" else "int32"
 
 
 def _check_tensor(

@@ -5,6 +5,14 @@ from typing import Any
 
 from service.artifact import Signature, parse_signature
 
+PROOF = {
+    "rows_independent": True,
+    "batch_error": 0,
+    "bit_exact_from": 1,
+    "chunked": True,
+    "chunk_error": 0,
+    "continues": True,
+}
 STATE = {"input": "h", "output": "h_next", "dtype": "float32", "shape": [None, 3], "batch_axis": 0}
 
 

@@ -11,11 +11,10 @@ from service.settings import load_settings
 from service.stores.base import Store
 from service.stores.memory import MemoryStore
 from service.stores.sqlite import SqliteStore
-from tests.support import artifacts
+from tests.support import artifacts, foreign
 from tests.support.batching import Bench
 from tests.support.brain import Brain, Serve
 from tests.support.fakes import PATIENCE_S, Clock
-from tests.support.foreign import one_step, reciprocal
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +23,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return artifacts.repository(
         tmp_path_factory.mktemp("repository"),
         adder=artifacts.running_sum,
-        one_step=one_step,
-        reciprocal=reciprocal,
+        one_step=foreign.one_step,
+        reciprocal=foreign.reciprocal,
+        audio=foreign.audio,
+        frozen=foreign.frozen,
+        counters=foreign.counters,
+        delay=foreign.delay,
+        looks_ahead=foreign.looks_ahead,
         equal=lambda path: artifacts.running_sum(path, ragged=False),
         poison=artifacts.poison,
         language=artifacts.language,

@@ -7,7 +7,7 @@ import pytest
 
 from service.artifact import Tensor, parse_signature
 from service.errors import ArtifactError
-from tests.support.signatures import STATE, document, parse
+from tests.support.signatures import PROOF, STATE, document, parse
 
 
 @pytest.mark.parametrize("task", ["generic", "language", "forecast"])
@@ -29,6 +29,26 @@ def test_step_and_row_shapes_leave_out_batch_and_time() -> None:
     one_step = parse(document(inputs=[still]))
     assert one_step.inputs[0].step_shape == (5,)
     assert not one_step.has_time_axis
+
+
+def test_one_row_at_a_time_needs_no_batch_axis() -> None:
+    """Of a model that is not batched, tensors have a batch axis of any length, of the length 1, or none at all."""
+    x = {"name": "x", "dtype": "float32", "shape": [1, None, 2]}
+    states = [STATE, STATE | {"input": "c", "shape": [4], "batch_axis": None}]
+    leaking = PROOF | {"rows_independent": False}
+    signature = parse(document(batched=False, inputs=[x], states=states, proof=leaking))
+    assert signature.inputs[0].step_shape == (2,)
+    assert [s.row_shape for s in signature.states] == [(3,), (4,)]
+    assert signature.has_time_axis
+
+
+@pytest.mark.parametrize("part", ["inputs", "outputs"])
+@pytest.mark.parametrize("still", [{"time_axis": None, "shape": [None, 2]}, {"shape": [None, 1, 2]}])
+def test_one_tensor_without_steps_makes_one_call_one_step(part: str, still: dict[str, Any]) -> None:
+    """Whether it has no time axis or one of the length 1, its step has the same shape."""
+    signature = parse(document(**{part: [X | still | {"name": part[0]}]}))
+    assert not signature.has_time_axis
+    assert {t.step_shape for t in signature.inputs + signature.outputs} == {(2,)}
 
 
 X = document()["inputs"][0]
@@ -65,9 +85,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (document(inputs=[X | {"time_axis": 0}]), "are the same"),
     (document(inputs=[X | {"batch_axis": 2}]), "axis 2 of 'x' is its batch_axis and has the fixed length 2"),
     (document(outputs=[X | {"name": "y", "time_axis": 2}]), "axis 2 of 'y' is its time_axis"),
-    (document(outputs=[X | {"name": "y", "time_axis": None}]), "an output has none"),
     (document(states=[STATE | {"batch_axis": 2**63}]), "of 'h' is none of its 2 axes"),
     (document(states=[STATE | {"batch_axis": 1}]), "axis 1 of 'h'"),
+    (document(inputs=[X | {"batch_axis": None}]), "'x' has no batch axis of varying length"),
+    (document(outputs=[X | {"name": "y", "shape": [1, None, 2]}]), "'y' has no batch axis of varying length"),
+    (document(states=[STATE | {"batch_axis": None}]), "'h' has no batch axis of varying length"),
+    (document(batched=False, lengths="n"), "lengths are for models that are called for many rows"),
+    (document(proof=PROOF | {"rows_independent": False}), "rows are not independent"),
+    (document(proof=PROOF | {"chunk_error": float("inf")}), "proof.chunk_error"),
     (document(lengths="x"), "an input is named twice"),
     (document(constants={"c": {"dtype": "float32", "shape": [2], "data": "AAAAAA=="}}), "signature"),
     (document(constants={"c": {"dtype": "float32", "shape": [-1], "data": "AAAAAA=="}}), "constants.c.shape.0"),

@@ -20,6 +20,10 @@ MATRIX = parse(document(inputs=[{"name": "x", "dtype": "float64", "shape": [None
 FLAGS = parse(document(inputs=[{"name": "x", "dtype": "bool", "shape": [None, None]}]))
 WHOLE = parse(document(inputs=[{"name": "x", "dtype": "int32", "shape": [None, None, 1]}]))
 HALF = parse(document(inputs=[{"name": "x", "dtype": "float16", "shape": [None, None]}]))
+LONG = parse(document(inputs=[{"name": "x", "dtype": "int64", "shape": [None, None]}]))
+CHUNK = parse(document(inputs=[{"name": "x", "dtype": "float32", "shape": [None, 512], "time_axis": None}]))
+_ALONE = {"name": "x", "dtype": "float64", "shape": [1, 2], "batch_axis": None, "time_axis": None}
+ALONE = parse(document(batched=False, inputs=[_ALONE]))
 TEXT = parse(document("language"))
 BOTH = parse(
     document(
@@ -39,7 +43,10 @@ FITTING: list[tuple[Signature, dict[str, Any], list[Any]]] = [
     (MATRIX, {"inputs": [[[1, 2], [3, 4]]]}, [[[[1, 2], [3, 4]]]]),
     (FLAGS, {"inputs": [True, False]}, [[True, False]]),
     (WHOLE, {"inputs": [-(2**31), 2**31 - 1]}, [[[-(2**31)], [2**31 - 1]]]),
-    (HALF, {"inputs": [0.5]}, [[0.5]]),
+    (LONG, {"inputs": [-(2**63), 2**63 - 1]}, [[-(2**63), 2**63 - 1]]),
+    (HALF, {"inputs": [0.5, 65519]}, [[0.5, 65504]]),
+    (CHUNK, {"inputs": [[0.5] * 512]}, [[[0.5] * 512]]),
+    (ALONE, {"inputs": [[[1, 2]], [[3, 4]]]}, [[[[1, 2]], [[3, 4]]]]),
     (TEXT, {"inputs": [0, 1, 1]}, [[0, 1, 1]]),
     (TEXT, {"text": "abb"}, [[0, 1, 1]]),
     (BOTH, {"inputs": {"rate": [7], "audio": [[1, 2]]}}, [[[1, 2]], [7]]),
@@ -80,7 +87,17 @@ WRONG: list[tuple[Signature, dict[str, Any], str, str]] = [
     (SUMS, {"inputs": [[]]}, "inputs", "shape [0]"),
     (SUMS, {"inputs": [1e39]}, "inputs", "too large for float32"),
     (SUMS, {"inputs": [10**30, -(10**60)]}, "inputs", "too large for float32"),
-    (HALF, {"inputs": [70000]}, "inputs", "too large for float16"),
+    (HALF, {"inputs": [65520]}, "inputs", "too large for float16"),
+    (LONG, {"inputs": [2**63]}, "inputs[0]", "less than"),
+    (LONG, {"inputs": [-(2**63) - 1]}, "inputs[0]", "greater than or equal"),
+    (WHOLE, {"inputs": [-(2**31) - 1]}, "inputs[0]", "greater than or equal"),
+    (WHOLE, {"inputs": [1.5]}, "inputs[0]", "valid integer"),
+    (WHOLE, {"inputs": [True]}, "inputs[0]", "valid integer"),
+    (CHUNK, {"inputs": [0.5] * 512}, "inputs[0]", "valid list"),
+    (CHUNK, {"inputs": [[0.5] * 511]}, "inputs", "shape [511]"),
+    (CHUNK, {"inputs": [[0.5] * 513]}, "inputs", "too wide"),
+    (ALONE, {"inputs": [[1, 2]]}, "inputs", "too wide"),
+    (ALONE, {"inputs": [[1]]}, "inputs[0][0]", "valid list"),
     (WHOLE, {"inputs": [2**31]}, "inputs[0]", "less than"),
     (FLAGS, {"inputs": [1]}, "inputs[0]", "valid boolean"),
     (PAIRS, {"inputs": [1, 2]}, "inputs[0]", "valid list"),

@@ -1,14 +1,16 @@
 """From answers to JSON."""
 
 import json
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.api.encoding import answer_bytes, dumps, generation_document, outputs_of, record_document, timestamp
 from service.sessions.generation import Generated
-from service.state import Answer, Record
+from service.state import Answer, Record, decode_answers, encode_answers
 from tests.support.records import record
 from tests.support.signatures import document, parse
 
@@ -21,6 +23,36 @@ def test_a_float32_is_written_short_and_read_back_exactly(value: float) -> None:
     written = dumps({"y": np.array([value], np.float32)})
     assert np.array(json.loads(written)["y"], np.float32).tobytes() == np.float32(value).tobytes()
     assert dumps(np.array([0.1], np.float32)) == b"[0.1]"
+
+
+@pytest.mark.parametrize(
+    ("array", "written"),
+    [
+        (np.array([0.5, 65504, 2**-24], np.float16), [0.5, 65504, 2**-24]),
+        (np.array([[0.1, 1e300]], np.float64), [[0.1, 1e300]]),
+        (np.array([-(2**63), 2**63 - 1], np.int64), [-(2**63), 2**63 - 1]),
+        (np.array([-(2**63), 7], np.longlong), [-(2**63), 7]),  # what ONNX Runtime calls int64
+        (np.array([-(2**31), 7], np.int32), [-(2**31), 7]),
+        (np.array([[True], [False]]), [[True], [False]]),
+    ],
+    ids=lambda value: str(getattr(value, "dtype", "")),
+)
+def test_every_type_is_told_and_kept_exactly(array: np.ndarray, written: list[Any]) -> None:
+    """In JSON and for repeats, also of a step that is one number without an axis."""
+    told = np.array(json.loads(dumps({"y": array}))["y"])
+    np.testing.assert_array_equal(told.astype(array.dtype), np.array(written, array.dtype), strict=True)
+    single = array.ravel()[0, ...]
+    assert dumps({"y": single}) == dumps({"y": single[None]}).replace(b"[", b"").replace(b"]", b"")
+    answer = Answer(0, 1, b"", 0.0, {"y": array, "one": single})
+    (kept,) = decode_answers(encode_answers([answer]))
+    assert answer_bytes(NUMBERS, kept) == answer_bytes(NUMBERS, answer)
+
+
+def test_a_float32_alone_is_written_short_too() -> None:
+    """As it is within an array; what JSON does not know is a fault."""
+    assert dumps(np.array(0.1, np.float32)) == b"0.1"
+    with pytest.raises(TypeError):
+        dumps(object())
 
 
 def test_times_are_rfc_3339_in_utc() -> None:

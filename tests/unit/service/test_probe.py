@@ -30,6 +30,7 @@ class Faulty(Engine):
     """A summing engine whose last bits depend on what they should not depend on."""
 
     fault: Fault = staticmethod(lambda call: 0.0)
+    beside: Callable[[set[int]], int] = staticmethod(lambda lengths: 0)  # bits of a new state that flip
 
     def run(self, rows: Sequence[bytes], chunks: Sequence[Chunk]) -> Run:
         """See ``Engine``."""
@@ -38,7 +39,8 @@ class Faulty(Engine):
         outputs = {name: output.copy() for name, output in done.outputs.items()}
         for i, row in enumerate(outputs["y"]):
             row += np.float32(self.fault(Call(count, i, max(lengths), len(lengths) > 1)))
-        return Run(outputs, done.rows, done.finite, done.padding)
+        kept = [row[:-1] + bytes([row[-1] ^ self.beside(lengths)]) for row in done.rows]
+        return Run(outputs, kept, done.finite, done.padding)
 
 
 @pytest.fixture
@@ -81,6 +83,24 @@ def test_a_model_that_is_not_exact_is_marked(engine: Faulty, fault: Fault) -> No
     engine.fault = fault
     probe(engine)
     assert (engine.min_rows, engine.bit_exact) == (1, False)
+
+
+def test_a_state_that_is_another_beside_longer_rows_is_found(engine: Faulty) -> None:
+    """Also where the answers are the same: the next ones would not be."""
+    engine.beside = lambda lengths: int(len(lengths) > 1)
+    probe(engine)
+    assert (engine.min_rows, engine.bit_exact) == (1, False)
+
+
+@pytest.mark.parametrize("cut_shows", [False, True])
+def test_rows_that_run_alone_are_only_cut(repository: Path, cut_shows: bool) -> None:
+    """A model that is called for one row at a time needs no padding, and is exact where cutting changes nothing."""
+    engine = load_engine(repository / "frozen" / "1" / "model.onnx", load_settings(provider="cpu"))
+    engine.__class__ = Faulty
+    assert isinstance(engine, Faulty)
+    engine.fault = lambda call: 0.5 if cut_shows and call.steps == 1 else call.rows == 99
+    probe(engine)
+    assert (engine.min_rows, engine.bit_exact) == (1, not cut_shows)
 
 
 def test_random_inputs_are_such_as_the_model_takes() -> None:
