@@ -1,4 +1,4 @@
-"""`lstm-serve export` and `lstm-serve verify`: the options and their help.
+"""`lstm-serve export`, `adopt` and `verify`: the options and their help.
 
 Must not import torch, onnx or the engine before a command runs: `--help` answers at once and without the extra
 `train`, and `verify` without `--checkpoint` runs where a server is installed and nothing else.
@@ -36,6 +36,62 @@ def export(
     from export.freezing import export_checkpoint  # needs torch and onnx
 
     export_checkpoint(checkpoint, to, Console(), force=force)
+
+
+Names = list[str] | None  # an option that may be given several times
+
+
+@app.command()
+def adopt(
+    file: Annotated[Path, typer.Argument(help="ONNX model with states as inputs and outputs.", metavar="FILE.onnx")],
+    to: Annotated[Path, typer.Option(help="Where the artifact goes: model_repository/NAME/VERSION/.")],
+    state: Annotated[Names, typer.Option(help="in:out: what goes in and comes back; repeatable.")] = None,
+    constant: Annotated[
+        Names,
+        typer.Option(help="name=NUMBER or name=FILE.npy: an input that always has one value; repeatable."),
+    ] = None,
+    batch_axis: Annotated[
+        Names,
+        typer.Option(help="Axis that counts rows: a number for all sequences, none, or name=...; repeatable."),
+    ] = None,
+    time_axis: Annotated[
+        Names, typer.Option(help="Axis that counts steps: a number for all sequences, none, or name=...; repeatable.")
+    ] = None,
+    lengths: Annotated[str | None, typer.Option(help="Input with each row's number of steps.")] = None,
+    initial: Annotated[
+        Names, typer.Option(help="name=zeros or name=FILE.npy: a state before the first step; repeatable.")
+    ] = None,
+    shape: Annotated[
+        Names,
+        typer.Option(help="name=2,?,64: lengths that the graph leaves open, ? for one that varies; repeatable."),
+    ] = None,
+    unbatched: Annotated[
+        bool, typer.Option("--unbatched", help="Serve one row per call, as for a model whose rows leak.")
+    ] = False,
+    provider: Annotated[Provider, typer.Option(help="Execution provider to prove on.")] = Provider.cpu,
+    force: Annotated[bool, typer.Option("--force", help="Replace another artifact that stands there.")] = False,
+) -> None:
+    """Turn a stateful ONNX model that was made elsewhere into an artifact, with a proof that it is served right.
+
+    States, axes and lengths are found by names, shapes and trial runs, and shown as a table; the options correct it.
+    The model is then run through the engine that serves: do rows stay apart, does a batch answer as one row alone,
+    may sequences be cut, does an exported state go on. A model whose rows leak into each other is refused.
+    """
+    from export.adoption import wishes  # needs numpy
+    from export.adoption.adopting import adopt_file  # needs onnx and ONNX Runtime
+
+    said = wishes.Wishes(
+        states=wishes.pairs(state or []),
+        constants=wishes.constants(constant or []),
+        batch_axes=wishes.axes("--batch-axis", batch_axis or []),
+        time_axes=wishes.axes("--time-axis", time_axis or []),
+        lengths=lengths,
+        initial=wishes.initial(initial or []),
+        shapes=wishes.shapes(shape or []),
+        unbatched=unbatched,
+        provider=provider.value,
+    )
+    adopt_file(file, to, said, Console(), force=force)
 
 
 @app.command()
