@@ -11,6 +11,7 @@ from rich.console import Console
 
 import export.command
 import model.command
+import model.studies.command
 import service.command
 from export.errors import ExportError
 from model.errors import Interrupted, ModelError
@@ -28,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help tells every option's whole name, also on a narrow terminal
 )
 app.add_typer(model.command.app, name="train")
+app.add_typer(model.studies.command.app, name="study")
 for commands in (export.command.app, service.command.app):
     app.registered_commands += commands.registered_commands
 

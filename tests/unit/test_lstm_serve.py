@@ -21,7 +21,7 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     """The help lists what can be done."""
     assert _run(monkeypatch, "--help") == 0
     told = capsys.readouterr().out
-    for command in ("train", "export", "verify", "serve", "models"):
+    for command in ("train", "study", "export", "verify", "serve", "models"):
         assert f"\n  {command} " in told
 
 
