@@ -39,6 +39,10 @@ class UnsupportedTask(ServiceError):
     """The model's task has no such operation."""
 
 
+class GatesNotKept(ServiceError):
+    """The session was not created to show its gates."""
+
+
 class UnknownModel(ServiceError):
     """No such model or version in the repository."""
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from service.batching import Batcher, like_length, same_length
 from service.clock import Clock
+from service.engine.gates import Inspector
 from service.engine.repository import LoadedModel
 from service.errors import UnknownModel, UnsupportedTask
 from service.metrics import Metrics
@@ -33,6 +34,7 @@ class Model:
         self.engine = engine = loaded.engine
         self.signature = engine.signature
         self.fingerprint = engine.fingerprint
+        self.inspector = Inspector(engine, settings)
         self._clock = clock
         self.metrics = metrics.of_model(self.name)
         proof = engine.signature.proof
@@ -65,6 +67,19 @@ class Model:
         if self.signature.task == "generic" or len(self.signature.inputs) > 1:
             raise UnsupportedTask(
                 f"model {self.name!r} cannot generate: it is neither a language nor a forecast model with one input"
+            )
+
+    def check_gates(self) -> None:
+        """UnsupportedTask unless the gates at a session's last steps can be computed again."""
+        proof = self.signature.proof
+        if not self.signature.recurrences:
+            raise UnsupportedTask(
+                f"model {self.name!r} has no gates to show: its graph holds no RNN, GRU or LSTM with constant weights",
+                field="gates",
+            )
+        if proof is not None and not proof.chunked:
+            raise UnsupportedTask(
+                f"the gates of model {self.name!r} cannot be shown: its sequences may not be cut", field="gates"
             )
 
     async def run(self, item: Item, steps: int, deadline: float, *, admitted: bool) -> Stepped:

@@ -68,6 +68,12 @@ class Settings(BaseSettings):
     max_steps: int = Field(
         16384, ge=1, description="steps of one request at most, generated ones and all sequences of a predict counted"
     )
+    max_gates: int = Field(
+        256,
+        ge=1,
+        le=4096,
+        description="last steps whose gates a session can show at most; it stores the inputs of about twice as many",
+    )
     max_sequences: int = Field(256, ge=1, description="sequences in one predict request at most")
     max_live: int = Field(100_000, ge=1, description="sessions kept in memory at most; the others rest in the store")
     default_ttl_s: float = Field(

@@ -56,6 +56,7 @@ class Identity(Struct, frozen=True):
     fingerprint: str
     ttl_s: float
     created_at: float
+    gates: int = 0  # of so many last steps the gates can be asked for
 
 
 class Record(Struct, frozen=True):
@@ -64,6 +65,7 @@ class Record(Struct, frozen=True):
     ``revision`` grows by one with every commit, also where ``position`` goes back to 0: a store compares it, so that
     of two writers that started from the same record one is refused. ``row`` holds the packed state tensors,
     ``output`` the last step's first output as raw bytes (b"" at position 0), which generation continues from.
+    ``trace`` is what shows the gates of the last steps (service/trace.py), b"" where nobody asked for them.
     """
 
     identity: Identity
@@ -73,6 +75,7 @@ class Record(Struct, frozen=True):
     output: bytes
     answers: tuple[Answer, ...]
     expires_at: float
+    trace: bytes = b""
 
 
 class RowLayout:
@@ -167,9 +170,10 @@ def decode_answers(blob: bytes) -> tuple[Answer, ...]:
         raise UndecodableState("the stored answers of the session cannot be decoded") from error
 
 
-def checksum(position: int, revision: int, row: bytes, output: bytes, answers: bytes) -> int:
+def checksum(position: int, revision: int, row: bytes, output: bytes, answers: bytes, trace: bytes = b"") -> int:
     """A CRC-32 of a stored session, so that flipped bits are found instead of served."""
-    return zlib.crc32(answers, zlib.crc32(output, zlib.crc32(row, zlib.crc32(_counters(position, revision)))))
+    told = zlib.crc32(answers, zlib.crc32(output, zlib.crc32(row, zlib.crc32(_counters(position, revision)))))
+    return zlib.crc32(trace, told)  # without a trace the same as before there were any
 
 
 _counters = struct.Struct("<qq").pack

@@ -19,6 +19,7 @@ from service.errors import NotFinite, StoreUnavailable, WriteConflict
 from service.sampling import Sampling, sample
 from service.state import Answer, Record, Tensors
 from service.stores.base import Store
+from service.trace import extended
 from service.views import View, show_last, token_type
 
 STREAM_SHARE = 8  # of the bytes of kept answers, this part is written anew with every step of a stream
@@ -47,7 +48,8 @@ class Item(Struct, frozen=True):
 
     ``chunk`` or ``feed`` is what it consumes. With ``record`` the row is committed as that session's next record;
     without, it is a draft that only comes back. ``keep_from``: answers of the session from this ordinal on may still
-    be asked for again. ``extends``: the answer of a streamed request, which grows by this step.
+    be asked for again. ``extends``: the answer of a streamed request, which grows by this step. ``trace``: what the
+    session keeps to show its gates, up to this item; b"" where it keeps nothing.
     """
 
     row: bytes
@@ -57,6 +59,7 @@ class Item(Struct, frozen=True):
     record: Record | None = None
     keep_from: int = 0
     extends: Answer | None = None
+    trace: bytes = b""
 
     @property
     def shows_last(self) -> bool:
@@ -65,13 +68,14 @@ class Item(Struct, frozen=True):
 
 
 class Stepped(Struct, frozen=True):
-    """The outcome of an item: the new row, the last step's first output, what each part is shown, and the record
-    that was committed, if the item had one."""
+    """The outcome of an item: the new row, the last step's first output, what each part is shown, the record that
+    was committed, if the item had one, and the trace with this item's steps."""
 
     row: bytes
     output: bytes
     shown: tuple[Tensors, ...]
     record: Record | None = None
+    trace: bytes = b""
 
 
 Outcome = Stepped | NotFinite | WriteConflict | StoreUnavailable
@@ -112,7 +116,7 @@ class Stepper:
         steps = sum(len(chunk[0]) for chunk in chunks)
         self._observer.ran(len(items), steps, done.padding, perf_counter() - started)
         shown = self._shown(items, [len(chunk[0]) for chunk in chunks], done, fed)
-        outcomes = [self._outcome(i, item, len(chunks[i][0]), done, shown[i]) for i, item in enumerate(items)]
+        outcomes = [self._outcome(i, item, chunks[i], done, shown[i]) for i, item in enumerate(items)]
         return self._commit(outcomes)
 
     def _load(self, items: Sequence[Item]) -> tuple[list[Chunk], dict[int, Tensors]]:
@@ -155,10 +159,12 @@ class Stepper:
                 shown[i] = (fed[i],) if i in fed else _shares(item.parts, outputs)
         return shown
 
-    def _outcome(self, i: int, item: Item, steps: int, done: Run, shown: tuple[Tensors, ...]) -> Outcome:
+    def _outcome(self, i: int, item: Item, chunk: Chunk, done: Run, shown: tuple[Tensors, ...]) -> Outcome:
         if not done.finite[i]:
             return NotFinite("the model's outputs or state are not finite for this input; the state was left as it was")
-        stepped = Stepped(done.rows[i], done.outputs[self._output.name][i, steps - 1].tobytes(), shown)
+        output = done.outputs[self._output.name][i, len(chunk[0]) - 1].tobytes()
+        trace = extended(item.trace, item.row, chunk) if item.trace else b""
+        stepped = Stepped(done.rows[i], output, shown, trace=trace)
         if item.record is None:
             return stepped
         record = next_record(item.record, item, stepped, self._clock.now(), self._keep_answer_bytes)
@@ -194,7 +200,8 @@ def next_record(record: Record, item: Item, stepped: Stepped, now: float, keep_b
         answers.append(_extended(item.extends, answer, keep_bytes) if item.extends else answer)
         position += part.steps
     kept = _within(answers, keep_bytes)
-    return Record(record.identity, position, record.revision + 1, stepped.row, stepped.output, kept, expires_at)
+    revision, row, output = record.revision + 1, stepped.row, stepped.output
+    return Record(record.identity, position, revision, row, output, kept, expires_at, stepped.trace)
 
 
 def _extended(earlier: Answer, step: Answer, keep_bytes: int) -> Answer:

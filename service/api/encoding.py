@@ -11,6 +11,7 @@ import orjson
 from service.artifact import Signature
 from service.sessions.generation import Generated
 from service.state import Answer, Identity, Record, Tensors
+from service.trace import Layer
 
 
 def dumps(document: object) -> bytes:
@@ -64,7 +65,7 @@ def answer_bytes(signature: Signature, answer: Answer) -> bytes:
 
 def session_document(identity: Identity, position: int, expires_at: float) -> dict[str, Any]:
     """A session as a listing shows it."""
-    return {
+    document: dict[str, Any] = {
         "id": identity.id,
         "model": identity.model,
         "version": identity.version,
@@ -73,6 +74,26 @@ def session_document(identity: Identity, position: int, expires_at: float) -> di
         "ttl": identity.ttl_s,
         "created_at": timestamp(identity.created_at),
         "expires_at": timestamp(expires_at),
+    }
+    return document | ({"gates": identity.gates} if identity.gates else {})
+
+
+def gates_document(position: int, layers: Sequence[Layer]) -> dict[str, Any]:
+    """What happened in each layer at a session's last steps."""
+    return {
+        "position": position,
+        "steps": layers[0].steps,
+        "layers": [
+            {
+                "name": layer.name,
+                "operator": layer.operator,
+                "hidden": layer.hidden,
+                "gates": dict(layer.gates),
+                **layer.states,
+                "saturated": layer.saturated(),
+            }
+            for layer in layers
+        ],
     }
 
 

@@ -36,6 +36,7 @@ TABLE: dict[type[ServiceError], tuple[int, str, str]] = {
     errors.InvalidInput: (422, "invalid-input", "The request does not fit"),
     errors.NotFinite: (422, "not-finite", "The model's answer is not finite"),
     errors.UnsupportedTask: (422, "unsupported-task", "The model cannot do this"),
+    errors.GatesNotKept: (422, "gates-not-kept", "The session keeps no gates"),
     errors.UndecodableState: (500, "undecodable-state", "The stored state cannot be decoded"),
     errors.Overloaded: (503, "overloaded", "Too many requests are waiting"),
     errors.DeadlineExceeded: (503, "deadline-exceeded", "The request waited too long"),

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.api.problems import unfit
+from service.artifact import Proof
 
 Inputs = Any  # checked against the model's signature in `decoding`, where its shape is known
 
@@ -72,6 +73,7 @@ class CreateSession(_Request):
     model: str = Field(description="name of the model")
     version: str | None = Field(default=None, description="version of the model; its highest unless told")
     ttl: float | None = Field(default=None, gt=0, description="seconds without a step after which it expires")
+    gates: int | None = Field(default=None, ge=1, description="of so many last steps the gates can be asked for")
 
 
 class Steps(_Request):
@@ -147,6 +149,7 @@ class Session(BaseModel):
     ttl: float = Field(description="seconds without a step after which it expires")
     created_at: str
     expires_at: str
+    gates: int | None = Field(default=None, description="of so many last steps the gates can be asked for")
     last: Last | None = None
 
 
@@ -155,6 +158,34 @@ class SessionPage(BaseModel):
 
     sessions: list[Session]
     cursor: str | None = Field(description="for the next page; null at the end")
+
+
+class Saturated(BaseModel):
+    """The share of a gate's units at each step that are nearly shut or nearly open; g, n and an RNN's h count as
+    (1 + x) / 2."""
+
+    below: list[float] = Field(description="below 0.1")
+    above: list[float] = Field(description="above 0.9")
+
+
+class LayerGates(BaseModel):
+    """What happened in one recurrent operator: a list of its units' values for each step."""
+
+    name: str
+    operator: Literal["RNN", "GRU", "LSTM"]
+    hidden: int
+    gates: dict[str, list[list[float]]] = Field(description="i, f, g, o of an LSTM; r, z, n of a GRU; an RNN has none")
+    h: list[list[float]]
+    c: list[list[float]] | None = Field(default=None, description="of an LSTM")
+    saturated: dict[str, Saturated] = Field(description="by gate; of an RNN: h")
+
+
+class GatesAnswer(BaseModel):
+    """The gates of a session's last steps, recomputed from the model's weights."""
+
+    position: int = Field(description="where the session stands after the last of them")
+    steps: int = Field(description="how many are told: fewer than asked for where the session has not consumed more")
+    layers: list[LayerGates]
 
 
 class StepsAnswer(BaseModel):
@@ -204,6 +235,10 @@ class ModelInfo(BaseModel):
     provider: str
     bit_exact: bool = Field(description="whether answers depend neither on the batch nor on how input is cut up")
     min_rows: int = Field(description="rows that a tick is filled up to, so that answers are bit-exact")
+    batched: bool = Field(description="whether a call of the graph takes many rows; false: sessions share no call")
+    lengths: str | None = Field(description="the graph's input with each row's number of steps, if it has one")
+    steps_per_call: int | None = Field(description="1: the graph has no time axis that varies; null: any number")
+    proof: Proof | None = Field(description="what runs have shown of a model that was adopted")
 
 
 class ModelDetail(ModelInfo):

@@ -4,9 +4,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service.api.encoding import dumps, record_document, session_document
-from service.api.schemas import CreateSession, Session, SessionPage, described, sent
-from service.api.steps import ANYONE
+from service.api.encoding import dumps, gates_document, record_document, session_document
+from service.api.schemas import CreateSession, GatesAnswer, Session, SessionPage, described, sent
+from service.api.steps import ANYONE, MAX_NUMBERS
+from service.errors import TooLarge
 from service.sessions.sessions import Sessions
 from service.state import Record
 
@@ -25,7 +26,7 @@ def router(sessions: Sessions) -> APIRouter:
     @routes.post("", status_code=201, response_model=Session, openapi_extra=described(CreateSession))
     async def create_session(request: Annotated[CreateSession, sent(CreateSession)]) -> Response:
         """Begin a session at position 0, with the model's highest version unless told."""
-        record = await sessions.create(request.model, request.version, request.ttl, ANYONE)
+        record = await sessions.create(request.model, request.version, request.ttl, ANYONE, request.gates or 0)
         return answer(record, 201, {"location": f"/v1/sessions/{record.identity.id}"})
 
     @routes.get("", response_model=SessionPage, response_model_exclude_unset=True)
@@ -45,6 +46,20 @@ def router(sessions: Sessions) -> APIRouter:
     async def get_session(id: str) -> Response:
         """Show a session, with the steps of its last request."""
         return answer(await sessions.get(id, ANYONE))
+
+    @routes.get("/{id}/gates", response_model=GatesAnswer)
+    async def get_gates(
+        id: str,
+        last: Annotated[int | None, Query(description="of so many steps, from 1 on; of all kept unless told")] = None,
+    ) -> Response:
+        """Show the gates of the last steps of a session that was created with `gates`, recomputed from the weights."""
+        position, layers = await sessions.gates(id, last, ANYONE)
+        numbers = sum(layer.numbers for layer in layers)
+        if numbers > MAX_NUMBERS:
+            raise TooLarge(
+                f"the answer would hold {numbers} values, at most {MAX_NUMBERS} are told: ask for less", field="last"
+            )
+        return Response(dumps(gates_document(position, layers)), media_type="application/json")
 
     @routes.delete("/{id}", status_code=204)
     async def delete_session(id: str) -> None:

@@ -5,6 +5,7 @@ unasked, and cannot end while it tries to, is not ours. Whoever sets the variabl
 """
 
 import os
+import re
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -24,6 +25,16 @@ ERRORS: tuple[type[Exception], ...] = (
 )
 
 
+# What its sentences begin with: a number and its name, and the place in its own source, with the function's signature
+# (such as "reshape_helper.h:47 onnxruntime::ReshapeHelper::ReshapeHelper(const TensorShape&, bool)") or bare name.
+_KIND = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_PLACE = re.compile(
+    r"[\w./\\-]+\.(?:h|hpp|cc|cpp|cu|cuh):\d+ "
+    r"(?:\w[\w:<>,&*~ ]*::[^\s()]+\((?:[^()]|\([^()]*\))*\)(?: const)?(?: \[with [^\]]*\])?|\w+) "
+)
+
+
 def first_line(error: Exception) -> str:
-    """What ONNX Runtime says of an error, without its traces."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What ONNX Runtime says of an error, without its traces and the places in its source."""
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return _PLACE.sub("", _KIND.sub("", said))

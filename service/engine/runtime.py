@@ -48,8 +48,9 @@ class Run:
 class Engine:
     """One loaded artifact. ``run`` is called from one thread at a time."""
 
-    def __init__(self, session: ort.InferenceSession, signature: Signature, fingerprint: str) -> None:
+    def __init__(self, session: ort.InferenceSession, signature: Signature, fingerprint: str, path: Path) -> None:
         self.signature = signature
+        self.path = path
         self.fingerprint = fingerprint
         self.provider = running_provider(session)
         self.layout = RowLayout([(s.input, s.dtype, s.row_shape, s.batch_axis) for s in signature.states])
@@ -96,10 +97,12 @@ class Engine:
             padding=(count + fill) * max(lengths) - sum(lengths),
         )
 
-    def fetch(self, rows: Sequence[bytes], chunks: Sequence[Chunk], lengths: list[int]) -> dict[str, np.ndarray]:
+    def fetch(
+        self, rows: Sequence[bytes], chunks: Sequence[Chunk], lengths: list[int], further: Sequence[str] = ()
+    ) -> dict[str, np.ndarray]:
         """The graph's own outputs and new states, by name, in the graph's axes, for exactly these rows.
 
-        One call: of an artifact that is not batched, one row.
+        One call: of an artifact that is not batched, one row. ``further`` names outputs that the signature does not.
         """
         feed = self.layout.gather(rows)
         feed.update(self._constants)
@@ -107,7 +110,8 @@ class Engine:
             feed[port.name] = port.to_graph([chunk[i] for chunk in chunks], max(lengths))
         if self.signature.lengths is not None:
             feed[self.signature.lengths] = np.array(lengths, self._counts)  # [rows]
-        return dict(zip(self._fetch, self._session.run(self._fetch, feed), strict=True))
+        names = [*self._fetch, *further]
+        return dict(zip(names, self._session.run(names, feed), strict=True))
 
     def _finite(self, fetched: Tensors, outputs: Tensors, lengths: list[int]) -> list[bool]:
         """For each row, whether what it answers and what it would keep are numbers."""
@@ -189,7 +193,7 @@ def load_engine(path: Path, settings: Settings) -> Engine:
         _check_graph(session, signature)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error.detail}") from error
-    return Engine(session, signature, hashlib.sha256(content).hexdigest())
+    return Engine(session, signature, hashlib.sha256(content).hexdigest(), path)
 
 
 def _check_graph(session: ort.InferenceSession, signature: Signature) -> None:

@@ -124,18 +124,22 @@ class Arena:
         return known
 
     def _made_live(self, record: Record) -> Live:
-        model = self._models.of(record)
-        i = record.identity
-        if model is None:
-            raise ModelNotLoaded(
-                f"the session belongs to {i.model} version {i.version} with fingerprint {i.fingerprint[:12]}, "
-                "which is not in the repository; its state is kept"
-            )
+        model = self.model_of(record)
         if len(record.row) != model.engine.layout.row_bytes:
             raise UndecodableState(
                 f"the stored row has {len(record.row)} bytes, the model's rows have {model.engine.layout.row_bytes}"
             )
         return Live(record, model, self._clock, self._settings.max_session_queue, self.renew)
+
+    def model_of(self, record: Record) -> Model:
+        """The model that a session is pinned to; ModelNotLoaded where it is not in the repository."""
+        model, i = self._models.of(record), record.identity
+        if model is None:
+            raise ModelNotLoaded(
+                f"the session belongs to {i.model} version {i.version} with fingerprint {i.fingerprint[:12]}, "
+                "which is not in the repository; its state is kept"
+            )
+        return model
 
     def _let_go(self, but: Live | None = None) -> None:
         idle = (id for id, live in self._live.items() if not live.busy and live is not but)

@@ -21,11 +21,12 @@ Finish = Literal["length", "stop", "interrupted"]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a generation starts: a row, the output of its last step, and its position."""
+    """Where a generation starts: a row, the output of its last step, its position, and the trace to carry on."""
 
     row: bytes
     output: bytes
     position: int
+    trace: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ class Generation:
             answer = Answer(self._source.position, 0, self._request.digest, 0.0, {}, self._seed)
         for step in range(1, self._request.max_steps + 1):
             stepped = await self._step(step, answer)
-            self.source = Source(stepped.row, stepped.output, self.source.position + 1)
+            self.source = Source(stepped.row, stepped.output, self.source.position + 1, stepped.trace)
             self._model.metrics.generated.inc()
             if stepped.record is not None:
                 self._record, answer = stepped.record, stepped.record.answers[-1]
@@ -137,6 +138,7 @@ class Generation:
             feed=Feed(self.source.output, self.source.position, self._request.sampling),
             record=self._record,
             extends=answer,
+            trace=self.source.trace,
         )
         deadline = self._deadline if step == 1 else float("inf")  # what has begun to answer is not cut off
         return await self._model.run(item, 1, deadline, admitted=step > 1)

@@ -250,6 +250,7 @@ class Live:
             parts=tuple(Part(w.steps, w.request.view, w.digest, self.ordinal + i) for i, w in enumerate(self._taken)),
             record=self.record,
             keep_from=min(w.seen for w in self._taken),
+            trace=self.record.trace,
         )
 
     def deliver(self, outcome: Stepped | Exception) -> None:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from service.clock import Clock
 from service.engine.runtime import Chunk
-from service.errors import InvalidInput, ModelNotLoaded, ServiceError, TooLarge, UndecodableState
+from service.errors import GatesNotKept, InvalidInput, ModelNotLoaded, ServiceError, TooLarge, UndecodableState
 from service.metrics import Metrics
 from service.models import Model, Models
 from service.sessions.arena import Arena, ended, unknown
@@ -23,7 +23,9 @@ from service.sessions.requests import Advance, Generate
 from service.sessions.turns import Turns, run_segments
 from service.settings import Settings
 from service.state import Answer, Identity, Record, Tensors
+from service.step import Stepped
 from service.stores.base import Ended, EndReason, Listed, Store
+from service.trace import Layer, begun, segment_steps
 from service.views import View
 
 log = logging.getLogger(__name__)
@@ -79,15 +81,17 @@ class Sessions:
 
     # ---- sessions
 
-    async def create(self, model: str, version: str | None, ttl_s: float | None, owner: str) -> Record:
-        """A new session at position 0, committed."""
+    async def create(self, model: str, version: str | None, ttl_s: float | None, owner: str, gates: int = 0) -> Record:
+        """A new session at position 0, committed. ``gates``: of so many last steps the gates can be asked for."""
         chosen = self.models.find(model, version)
+        self._check_gates(chosen, gates)
         ttl_s = self._settings.default_ttl_s if ttl_s is None else ttl_s
         if ttl_s > self._settings.max_ttl_s:
             raise InvalidInput(f"ttl is at most {self._settings.max_ttl_s:.0f} seconds", field="ttl")
         now = self._clock.now()
-        identity = Identity(secrets.token_hex(16), owner, chosen.name, chosen.version, chosen.fingerprint, ttl_s, now)
-        record = Record(identity, 0, 0, chosen.engine.initial_row, b"", (), now + ttl_s)
+        id, of = secrets.token_hex(16), (chosen.name, chosen.version, chosen.fingerprint)
+        identity = Identity(id, owner, *of, ttl_s, now, gates)
+        record = Record(identity, 0, 0, chosen.engine.initial_row, b"", (), now + ttl_s, begun(gates))
         await self._in_io(self._store.create, [record])
         self._arena.add(record, chosen)
         chosen.metrics.created.inc()
@@ -96,6 +100,21 @@ class Sessions:
     async def get(self, id: str, owner: str) -> Record:
         """A session as it is committed."""
         return await self._arena.record(id, owner)
+
+    async def gates(self, id: str, last: int | None, owner: str) -> tuple[int, list[Layer]]:
+        """The position, and what happened in each recurrent operator at the last steps (all that are kept unless told).
+
+        Raises:
+            UnsupportedTask, GatesNotKept: the model cannot, or the session was not asked to when it was created.
+        """
+        record = await self._arena.record(id, owner)
+        model, kept = self._arena.model_of(record), record.identity.gates
+        model.check_gates()
+        if not kept:
+            raise GatesNotKept("the session was created without gates: it does not keep what shows them")
+        if last is not None and not 1 <= last <= kept:
+            raise InvalidInput(f"last is from 1 to {kept}: of so many steps this session keeps the gates", field="last")
+        return record.position, await self._in_io(model.inspector.layers, record.trace, last or kept)
 
     async def page(self, owner: str, model: str | None, after: str, limit: int) -> list[Listed]:
         """Sessions in the order of their ids, from the first beyond ``after`` on."""
@@ -110,7 +129,7 @@ class Sessions:
         self._check_steps(request.steps)
         live = await self._arena.get(id, owner)
         deadline = self._deadline()
-        if request.steps <= live.model.segment_steps:
+        if request.steps <= segment_steps(live.record.trace, live.model.segment_steps):
             answer, repeated = await live.advance(request, deadline)
         else:
             answer, repeated = await self._turns.advance(live, request, deadline)
@@ -161,8 +180,8 @@ class Sessions:
             raise TooLarge(f"at most {self._settings.max_sequences} sequences in one request", field="inputs")
         self._check_steps(sum(len(chunk[0]) for chunk in chunks))
         deadline = self._deadline()
-        row = model.engine.initial_row
-        runs = [asyncio.ensure_future(run_segments(model, row, chunk, view, deadline)) for chunk in chunks]
+        begin = Stepped(model.engine.initial_row, b"", ())
+        runs = [asyncio.ensure_future(run_segments(model, begin, chunk, view, deadline)) for chunk in chunks]
         try:
             return [done.shown[0] for done in await asyncio.gather(*runs)]
         finally:  # after a failure, or when the client has gone, nobody wants the others
@@ -177,7 +196,8 @@ class Sessions:
 
     async def _generated_from(self, model: Model, prompt: Chunk, request: Generate) -> "AsyncIterator[Generated]":
         deadline = self._deadline()
-        start = await run_segments(model, model.engine.initial_row, prompt, View(), deadline)
+        begin = Stepped(model.engine.initial_row, b"", ())
+        start = await run_segments(model, begin, prompt, View(), deadline)
         source = Source(start.row, start.output, len(prompt[0]))
         generation = Generation(model, request, source, deadline=float("inf"))  # it has begun: it is not cut off
         async for generated in generation.run():
@@ -191,6 +211,12 @@ class Sessions:
     def _check_steps(self, steps: int) -> None:
         if steps > self._settings.max_steps:
             raise TooLarge(f"at most {self._settings.max_steps} steps in one request, got {steps}", field="inputs")
+
+    def _check_gates(self, model: Model, gates: int) -> None:
+        if gates:
+            model.check_gates()
+        if gates > self._settings.max_gates:
+            raise InvalidInput(f"gates is at most {self._settings.max_gates} steps", field="gates")
 
     def _check_generation(self, model: Model, request: Generate) -> None:
         model.check_generates()

@@ -24,6 +24,7 @@ from service.settings import Settings
 from service.state import Answer, Record
 from service.step import Item, Part, Stepped, next_record
 from service.stores.base import Store
+from service.trace import begun, segment_steps
 from service.views import View
 
 T = TypeVar("T")
@@ -127,8 +128,8 @@ class Turns:
             answer = repeated(live.record, request.position, digest)
             if answer is not None:
                 return answer, True
-            row = live.record.row
-            done = await run_segments(live.model, row, request.chunk, request.view, deadline, lambda: caller.gone)
+            begin = Stepped(live.record.row, live.record.output, (), trace=live.record.trace)
+            done = await run_segments(live.model, begin, request.chunk, request.view, deadline, lambda: caller.gone)
             part = Part(request.steps, request.view, digest, live.ordinal)
             record = await self._commit(live, Item(row=done.row, parts=(part,), keep_from=seen), done)
             return structs.replace(record.answers[-1], outputs=done.shown[0]), False
@@ -190,7 +191,7 @@ class Turns:
         return Generation(
             live.model,
             request,
-            _source(live.record),
+            _source(live.record, request.advance),
             deadline,
             record=live.record if commits else None,
             committed=live.committed,
@@ -203,8 +204,8 @@ class Turns:
         async def job(_: Caller) -> Record:
             old = live.record
             fresh = live.model.engine.initial_row
-            expires_at = self._clock.now() + old.identity.ttl_s
-            return await self._put(live, Record(old.identity, 0, old.revision + 1, fresh, b"", (), expires_at))
+            expires_at, trace = self._clock.now() + old.identity.ttl_s, begun(old.identity.gates)
+            return await self._put(live, Record(old.identity, 0, old.revision + 1, fresh, b"", (), expires_at, trace))
 
         return await self.hold(live, deadline, job)
 
@@ -212,7 +213,7 @@ class Turns:
         start = live.record.position
         first = Answer(start, 0, request.digest, 0.0, {}, whole.seed)
         part = Part(whole.steps, View(), request.digest, live.ordinal)
-        done = Stepped(reached.row, reached.output, (whole.outputs or {},))
+        done = Stepped(reached.row, reached.output, (whole.outputs or {},), trace=reached.trace)
         record = await self._commit(live, Item(row=reached.row, parts=(part,), extends=first), done)
         return replace(whole, expires_at=record.expires_at)
 
@@ -230,33 +231,33 @@ class Turns:
 
 
 async def run_segments(
-    model: Model, row: bytes, chunk: Chunk, view: View, deadline: float, gone: Gone = lambda: False
+    model: Model, begin: Stepped, chunk: Chunk, view: View, deadline: float, gone: Gone = lambda: False
 ) -> Stepped:
-    """Run a chunk of any length from a row, a tick's share at a time, as a draft.
+    """Run a chunk of any length from where ``begin`` stands, a tick's share at a time, as a draft.
 
     So a long chunk does not hold up the single steps of other sessions; that its answers are the same bit for bit is
     what the probe has found out.
     """
-    steps, size = len(chunk[0]), model.segment_steps
-    shown = []
+    steps, size = len(chunk[0]), segment_steps(begin.trace, model.segment_steps)
+    shown, done = [], begin
     for start in range(0, steps, size):
         segment = tuple(a[start : start + size] for a in chunk)
         share = len(segment[0])
         first = start == 0
         done = await model.run(
-            Item(row=row, chunk=segment, parts=(Part(share, view),)),
+            Item(row=done.row, chunk=segment, parts=(Part(share, view),), trace=done.trace),
             share,
             deadline if first else float("inf"),
             admitted=not first,
         )
-        row = done.row
         shown.append(done.shown[0])
         if gone():
             raise ClientGone
-    return Stepped(row, done.output, (view.join(shown),))
+    return structs.replace(done, shown=(view.join(shown),))
 
 
-def _source(record: Record) -> Source:
+def _source(record: Record, advance: bool) -> Source:
+    """Where the session stands; what is only a what-if leaves no trace."""
     if not record.output:
         raise NothingToContinue("the session has consumed no step yet: send it something to continue")
-    return Source(record.row, record.output, record.position)
+    return Source(record.row, record.output, record.position, record.trace if advance else b"")

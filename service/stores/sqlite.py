@@ -1,7 +1,8 @@
 """The default store: one SQLite file in WAL mode.
 
-Owns the schema and the pragmas; sqlite3's errors do not leave this module. One connection writes, one reads, one does
-the housekeeping, each behind its own lock: readers do not wait for a commit, nor commits for a checkpoint.
+Owns the statements and the pragmas (``schema.py`` the tables); sqlite3's errors do not leave this module. One
+connection writes, one reads, one does the housekeeping, each behind its own lock: readers do not wait for a commit,
+nor commits for a checkpoint.
 """
 
 import logging
@@ -17,40 +18,18 @@ from typing import Any
 from service.errors import StoreUnavailable, UndecodableState
 from service.state import Identity, Record, checksum, decode_answers, encode_answers
 from service.stores.base import Ended, EndReason, Listed, Store
+from service.stores.schema import is_new, migrate
 
 log = logging.getLogger(__name__)
 
-_SCHEMA_VERSION = 1
-_APPLICATION_ID = 0x6C73746D  # "lstm": tells a file of ours from any other SQLite database
-# The columns that every commit changes stand in no index. Expiry is found by `sweep_at`, which is brought up to
-# `expires_at` only when its time comes: one index update per ttl and session instead of one per step.
-_SCHEMA = """
-CREATE TABLE sessions(
-    id TEXT PRIMARY KEY NOT NULL, owner TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL,
-    fingerprint TEXT NOT NULL, ttl_s REAL NOT NULL, created_at REAL NOT NULL, sweep_at REAL NOT NULL,
-    position INTEGER NOT NULL, revision INTEGER NOT NULL, expires_at REAL NOT NULL, checksum INTEGER NOT NULL,
-    output BLOB NOT NULL, answers BLOB NOT NULL, state BLOB NOT NULL
-) STRICT;
-CREATE INDEX sessions_by_owner ON sessions(owner, id);
-CREATE INDEX sessions_by_model ON sessions(owner, model, id);
-CREATE INDEX sessions_by_sweep ON sessions(sweep_at);
-CREATE TABLE ended(
-    id TEXT PRIMARY KEY NOT NULL, owner TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE INDEX ended_by_time ON ended(at);
-CREATE TABLE counters(name TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-INSERT INTO counters VALUES ('sessions', 0), ('checks', 0);
-"""
-_IDENTITY = "id, owner, model, version, fingerprint, ttl_s, created_at"
-_CREATE = (
-    f"INSERT INTO sessions({_IDENTITY}, sweep_at, position, revision, expires_at, checksum, output, answers, state) \
-VALUES ({', '.join('?' * 15)})"  # noqa: S608 - made of constants
-)
-_LOAD = (
-    f"SELECT {_IDENTITY}, position, revision, expires_at, checksum, output, answers, state FROM sessions WHERE id IN "  # noqa: S608
-)
+_IDENTITY = "id, owner, model, version, fingerprint, ttl_s, created_at, gates"
+_WIDTH = _IDENTITY.count(",") + 1
+_STATE = "position, revision, expires_at, checksum, output, answers, state, trace"
+_CREATE = f"INSERT INTO sessions({_IDENTITY}, sweep_at, {_STATE}) \
+VALUES ({', '.join('?' * (_WIDTH + 9))})"  # noqa: S608 - made of constants
+_LOAD = f"SELECT {_IDENTITY}, {_STATE} FROM sessions WHERE id IN "  # noqa: S608
 _COMMIT = (
-    "UPDATE sessions SET position=?, revision=?, expires_at=?, checksum=?, output=?, answers=?, state=? "
+    "UPDATE sessions SET position=?, revision=?, expires_at=?, checksum=?, output=?, answers=?, state=?, trace=? "
     "WHERE id=? AND revision=?"
 )
 _BUSY_TIMEOUT_S = 2.0
@@ -71,7 +50,7 @@ class SqliteStore(Store):
             path.parent.mkdir(parents=True, exist_ok=True)
             _check_foreign(path)
             self._writer = _connect(path, fsync=fsync)
-            _migrate(self._writer)
+            migrate(self._writer)
             self._reader = _connect(path, fsync=fsync)
             self._keeper = _connect(path, fsync=fsync)
             self._paths = str(path), str(_log_of(path))  # as they are asked for at every commit
@@ -140,7 +119,7 @@ class SqliteStore(Store):
         query = f"SELECT {columns} FROM sessions WHERE {where} AND expires_at>? ORDER BY id LIMIT ?"  # noqa: S608
         with _errors_mapped("list"), self._read_lock:
             rows = self._reader.execute(query, (*values, now, limit)).fetchall()
-        return [Listed(Identity(*row[:7]), row[7], row[8]) for row in rows]
+        return [Listed(Identity(*row[:_WIDTH]), *row[_WIDTH:]) for row in rows]
 
     def count(self) -> int:
         with _errors_mapped("count"), self._read_lock:
@@ -212,35 +191,7 @@ def _check_foreign(path: Path) -> None:
     if path.exists() and (path.is_dir() or path.stat().st_size > 0):
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)) as db:
-            _is_new(db)
-
-
-def _is_new(db: sqlite3.Connection) -> bool:
-    """Whether the database has no tables yet; StoreUnavailable where it is none of ours, or of another version."""
-    application, version, tables = (
-        db.execute(query).fetchone()[0]
-        for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
-    )
-    if (application, version, tables) == (0, 0, 0):
-        return True
-    if application != _APPLICATION_ID:
-        raise StoreUnavailable("the file is an SQLite database, but not one of lstm-serve; it was left as it was")
-    if version != _SCHEMA_VERSION:
-        raise StoreUnavailable(
-            f"the session database has format {version} and this version of lstm-serve writes {_SCHEMA_VERSION}"
-        )
-    return False
-
-
-def _migrate(db: sqlite3.Connection) -> None:
-    """Make the tables of a new file; refuse a file of another version of the service."""
-    db.execute("BEGIN IMMEDIATE")
-    if _is_new(db):
-        for statement in _SCHEMA.split(";\n"):
-            db.execute(statement)
-        db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
-    db.execute("COMMIT")
+            is_new(db)
 
 
 @contextmanager
@@ -256,29 +207,30 @@ def _errors_mapped(doing: str) -> Iterator[None]:
 
 def _creation(r: Record) -> tuple[object, ...]:
     answers, i = encode_answers(r.answers), r.identity
-    check = checksum(r.position, r.revision, r.row, r.output, answers)
+    check = checksum(r.position, r.revision, r.row, r.output, answers, r.trace)
     # Every session looks due only after its ttl, so a burst of new ones costs the sweeper nothing before.
     return (
-        *(i.id, i.owner, i.model, i.version, i.fingerprint, i.ttl_s, i.created_at, r.expires_at),
-        *(r.position, r.revision, r.expires_at, check, r.output, answers, r.row),
+        *(i.id, i.owner, i.model, i.version, i.fingerprint, i.ttl_s, i.created_at, i.gates, r.expires_at),
+        *(r.position, r.revision, r.expires_at, check, r.output, answers, r.row, r.trace),
     )
 
 
 def _update(r: Record) -> tuple[object, ...]:
     answers = encode_answers(r.answers)
-    check = checksum(r.position, r.revision, r.row, r.output, answers)
-    return r.position, r.revision, r.expires_at, check, r.output, answers, r.row, r.identity.id, r.revision - 1
+    check = checksum(r.position, r.revision, r.row, r.output, answers, r.trace)
+    counts, told = (r.position, r.revision, r.expires_at, check), (r.output, answers, r.row, r.trace)
+    return *counts, *told, r.identity.id, r.revision - 1
 
 
 def _decoded(row: tuple[Any, ...]) -> Record | UndecodableState:
-    *identity, position, revision, expires_at, check, output, answers, state = row
-    if check != checksum(position, revision, state, output, answers):
+    *identity, position, revision, expires_at, check, output, answers, state, trace = row
+    if check != checksum(position, revision, state, output, answers, trace):
         return UndecodableState("the stored state of the session is damaged: its checksum does not fit", identity[1])
     try:
         kept = decode_answers(answers)
     except UndecodableState as error:
         return UndecodableState(error.detail, identity[1])
-    return Record(Identity(*identity), position, revision, state, output, kept, expires_at)
+    return Record(Identity(*identity), position, revision, state, output, kept, expires_at, trace)
 
 
 def _end(db: sqlite3.Connection, ids: Sequence[str], reason: EndReason, now: float) -> int:

@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("work",),
     ("engine", "stores"),
     ("views",),
-    ("state", "artifact", "settings", "metrics", "logs", "clock", "sampling"),
+    ("state", "trace", "artifact", "settings", "metrics", "logs", "clock", "sampling"),
     ("errors",),
 )
 LEVEL = {unit: -depth for depth, layer in enumerate(LAYERS) for unit in layer}
@@ -36,6 +36,7 @@ DOORS: dict[str, set[str] | None] = {
     "service.stores.memory": {"app"},
     "service.stores.sqlite": {"app"},
     "service.engine.runtime": None,
+    "service.engine.gates": {"models"},
     "service.engine.repository": {"models", "app", "command"},
     "service.engine.ort": {"app"},  # which version runs
     "service.sessions.sessions": None,
@@ -65,10 +66,10 @@ OWNED: dict[str, set[str]] = {
     "sqlite3": {"stores"},
     "prometheus_client": {"metrics", "api"},
     "pydantic_settings": {"settings"},
-    "msgspec": {"state", "step", "stores", "sessions"},
+    "msgspec": {"state", "trace", "step", "stores", "sessions"},
     "orjson": {"api"},
     "asyncio": {"api", "sessions", "models", "batching", "work"},
-    "numpy": {"api", "sessions", "step", "engine", "views", "state", "artifact", "sampling"},
+    "numpy": {"api", "sessions", "step", "engine", "views", "state", "trace", "artifact", "sampling"},
 }
 
 # What a server must never need: the extra `train`, other stations, and what only tests use.
@@ -194,9 +195,12 @@ def test_libraries_have_owners(library: str) -> None:
 
 
 def test_onnx_runtime_is_imported_in_one_place() -> None:
-    """What has to be set before it is loaded is set there, whoever needs it first."""
-    users = {str(i.path.relative_to(ROOT)) for i in imports(*PACKAGES) if i.module.split(".")[0] == "onnxruntime"}
-    assert users == {"service/engine/ort.py"}
+    """What has to be set before it is loaded is set there, whoever needs it first; its tools come in behind that."""
+    found = [i for i in imports(*PACKAGES) if i.module.split(".")[0] == "onnxruntime"]
+    tools, converting = "onnxruntime.quantization", "export/quantization/converting.py"
+    assert {str(i.path.relative_to(ROOT)) for i in found if i.module != tools} == {"service/engine/ort.py"}
+    assert {str(i.path.relative_to(ROOT)) for i in found if i.module == tools} == {converting}
+    assert "service.engine.ort" in {i.target for i in imports("export") if str(i.path.relative_to(ROOT)) == converting}
 
 
 def test_the_service_imports_no_training_and_no_tests() -> None:
@@ -220,10 +224,21 @@ def test_export_sees_the_contract_and_the_engine_only() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_init_files_are_empty(package: str) -> None:
-    """Where a name comes from is where it is written."""
+    """Where a name comes from is where it is written; but ``export`` has a door for Python."""
     found = [path for path in sources(package) if path.name == "__init__.py"]
     assert found
-    assert [path for path in found if path.read_bytes()] == []
+    assert [path for path in found if path.read_bytes() and path != ROOT / "export" / "__init__.py"] == []
+
+
+def test_the_door_of_export_opens_when_it_is_used() -> None:
+    """``import export`` brings no torch; ``export.from_torch`` is there all the same, and nothing else."""
+    program = """
+        import sys, export
+        assert not hasattr(export, "to_torch") and not {"torch", "onnx", "onnxruntime"} & set(sys.modules)
+        from export.modules.converting import from_torch
+        print(export.from_torch is from_torch)
+    """
+    assert run(program) == "True\n"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -114,6 +114,7 @@ DAMAGE = {
     "shorter row": "UPDATE sessions SET state=substr(state, 2) WHERE id='b'",
     "output": "UPDATE sessions SET output=CAST(x'00' || substr(output, 2) AS BLOB) WHERE id='b'",
     "answers": "UPDATE sessions SET answers=CAST(substr(answers, 2) || x'00' AS BLOB) WHERE id='b'",
+    "trace": "UPDATE sessions SET trace=CAST(x'00' || substr(trace, 2) AS BLOB) WHERE id='b'",
     "checksum": "UPDATE sessions SET checksum=checksum+1 WHERE id='b'",
 }
 
@@ -124,7 +125,7 @@ def test_damaged_bytes_are_found_and_left_as_they_are(store: SqliteStore, path: 
     records = [record(id) for id in "abc"]
     store.create(records)
     execute(path, statement)
-    bytes_of = "SELECT state, output, answers, checksum FROM sessions WHERE id='b'"
+    bytes_of = "SELECT state, output, answers, trace, checksum FROM sessions WHERE id='b'"
     damaged = execute(path, bytes_of)
     found = store.load([*"abc"])
     assert isinstance(found["b"], UndecodableState)
@@ -137,9 +138,8 @@ def test_damaged_bytes_are_found_and_left_as_they_are(store: SqliteStore, path: 
 def test_answers_of_another_format_are_named(store: SqliteStore, path: Path) -> None:
     """Bytes with a good checksum that are no answers are refused, not guessed at."""
     store.create([record("a"), record("b")])
-    execute(
-        path, "UPDATE sessions SET answers=x'c1', checksum=? WHERE id='b'", checksum(0, 0, b"row", b"output", b"\xc1")
-    )
+    check = checksum(0, 0, b"row", b"output", b"\xc1", b"trace")
+    execute(path, "UPDATE sessions SET answers=x'c1', checksum=? WHERE id='b'", check)
     found = store.load(["a", "b"])
     assert isinstance(found["a"], Record)
     assert isinstance(found["b"], UndecodableState)
@@ -267,10 +267,10 @@ def test_a_file_that_is_no_database_is_not_opened(path: Path) -> None:
 def test_a_newer_format_is_not_touched(path: Path) -> None:
     """A database of a later version of the service is refused, with both versions."""
     SqliteStore(path, fsync=False).close()
-    execute(path, "PRAGMA user_version=2")
-    with pytest.raises(StoreUnavailable, match=r"format 2 .* writes 1"):
+    execute(path, "PRAGMA user_version=3")
+    with pytest.raises(StoreUnavailable, match=r"format 3 .* writes 2"):
         SqliteStore(path, fsync=False)
-    assert execute(path, "PRAGMA user_version") == [(2,)]
+    assert execute(path, "PRAGMA user_version") == [(3,)]
 
 
 @pytest.mark.parametrize("obstacle", ["folder", "file"])

@@ -14,13 +14,13 @@ def record(
     id: str = "a", *, owner: str = "", model: str = "adder", ttl_s: float = 60.0, row: bytes = b"row", position: int = 0
 ) -> Record:
     """A new session's record, with an answer in every shape that answers come in."""
-    identity = Identity(id, owner, model, "1", "f" * 64, ttl_s, START_S)
+    identity = Identity(id, owner, model, "1", "f" * 64, ttl_s, START_S, gates=3)
     answers = (
         Answer(0, 2, b"digest", START_S + 1, {"y": np.arange(6, dtype=np.float32).reshape(2, 3)}, None),
         Answer(2, 1, b"\0\1", START_S + 2, {"n": np.array(7), "b": np.array([True]), "e": np.empty((0, 2))}, 2**63 - 1),
         Answer(3, 9, b"", START_S + 3, None),
     )
-    return Record(identity, position, 0, row, b"output", answers, START_S + ttl_s)
+    return Record(identity, position, 0, row, b"output", answers, START_S + ttl_s, b"trace")
 
 
 def moved(before: Record, row: bytes, *, steps: int = 1, expires_at: float | None = None) -> Record:
@@ -33,13 +33,14 @@ def moved(before: Record, row: bytes, *, steps: int = 1, expires_at: float | Non
         before.output,
         before.answers,
         before.expires_at if expires_at is None else expires_at,
+        b"trace of " + row if before.trace else b"",
     )
 
 
 def plain(known: object) -> Any:  # noqa: ANN401 - for comparisons only
     """A record or answer as plain values, so that ``==`` compares arrays by type, shape and bytes."""
     if isinstance(known, Record):
-        fields = known.identity, known.position, known.revision, known.row, known.output, known.expires_at
+        fields = known.identity, known.position, known.revision, known.row, known.output, known.expires_at, known.trace
         return (*fields, tuple(map(plain, known.answers)))
     if isinstance(known, Answer):
         outputs = known.outputs

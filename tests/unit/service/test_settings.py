@@ -30,6 +30,8 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"queue_timeout_s": 0}, "queue_timeout_s"),
     ({"max_body_bytes": 10}, "max_body_bytes"),
     ({"max_steps": 0}, "max_steps"),
+    ({"max_gates": 0}, "max_gates"),
+    ({"max_gates": 4097}, "max_gates"),
     ({"max_sequences": 0}, "max_sequences"),
     ({"max_live": 0}, "max_live"),
     ({"default_ttl_s": 0}, "default_ttl_s"),
