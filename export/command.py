@@ -1,4 +1,4 @@
-"""`lstm-serve export`, `adopt` and `verify`: the options and their help.
+"""`lstm-serve export`, `adopt`, `quantize` and `verify`: the options and their help.
 
 Must not import torch, onnx or the engine before a command runs: `--help` answers at once and without the extra
 `train`, and `verify` without `--checkpoint` runs where a server is installed and nothing else.
@@ -91,7 +91,60 @@ def adopt(
         unbatched=unbatched,
         provider=provider.value,
     )
-    adopt_file(file, to, said, Console(), force=force)
+    adopt_file(file, to, said, Console(emoji=False), force=force)
+
+
+class Kind(StrEnum):
+    """What an artifact can be quantised to."""
+
+    int8 = "int8"
+    int8_weights = "int8-weights"
+    float16 = "float16"
+
+
+@app.command()
+def quantize(
+    artifact: Annotated[
+        Path, typer.Argument(help="File of an artifact: model_repository/NAME/VERSION/model.onnx.", metavar="ARTIFACT")
+    ],
+    to: Annotated[Path, typer.Option(help="Where the new artifact goes: model_repository/NAME/VERSION/.")],
+    kind: Annotated[
+        Kind,
+        typer.Option(
+            "--type",
+            help="int8: faster on the CPU. int8-weights: as small, float32 arithmetic, any cell. float16: for CUDA.",
+        ),
+    ] = Kind.int8,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Validation data: a UTF-8 text for language, a CSV with the artifact's features for forecast.",
+            show_default=False,
+        ),
+    ] = None,
+    max_loss_increase: Annotated[
+        float, typer.Option(min=0, help="With --data: relative increase of the loss above which it is refused.")
+    ] = 0.01,
+    max_error: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Without --data: largest error of outputs above which it is refused, in units: of a forecast its "
+            "feature's scale, of others 1, or the value itself where that is larger.",
+        ),
+    ] = 0.3,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write it whatever is lost, and replace another artifact that stands there.")
+    ] = False,
+) -> None:
+    """Make an artifact of fewer bits, and tell what it costs and brings: size, time, errors, loss.
+
+    int8 is ONNX Runtime's dynamic quantisation of LSTM and MatMul, with ranges that are the same in every call: rows
+    stay apart and answers bit-exact. RNN and GRU have no int8 kernel. Too great a loss of quality is refused.
+    """
+    from export.quantization.quantising import Limits, quantise_file  # needs onnx and ONNX Runtime
+
+    quantise_file(artifact, to, kind.value, data, Limits(max_loss_increase, max_error), Console(), force=force)
 
 
 @app.command()

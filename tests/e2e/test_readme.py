@@ -3,12 +3,13 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from service.settings import Settings
-from tests.support.server import Server
+from tests.support.server import Server, create
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -74,3 +75,19 @@ def test_tour(tmp_path: Path) -> None:
         assert "urn:lstm-serve:problem" not in done.stdout
         assert '"position":300' in done.stdout
         assert "data: [DONE]" in done.stdout
+
+
+def test_module(tmp_path: Path) -> None:
+    """The module of "Bring your own model" becomes an artifact as it stands, and is served."""
+    block = re.search(r"`{3}python\n(.*?)`{3}", _between("module", "end of the module"), re.DOTALL)
+    assert block
+    done = subprocess.run(
+        [sys.executable, "-c", block[1]], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Parity(" in done.stdout
+    with Server(tmp_path, tmp_path / "model_repository") as server, server.client() as client:
+        session = create(client, "surprise")
+        told = client.post(f"{session}/steps", json={"inputs": [[0.1, 0.2, 0.3, 0.4]] * 3, "return": "all"}).json()
+        assert told["position"] == 3
+        assert len(told["outputs"]["surprise"]) == 3
