@@ -37,23 +37,35 @@ class Gate:
     """Holds threads that come by, from ``shut`` until ``open``; it is open at first."""
 
     def __init__(self) -> None:
-        self._open = threading.Event()
-        self._open.set()
+        self._changed = threading.Condition()
+        self._open = True
+        self._let = 0  # so many may pass though it is shut
         self._arrivals = threading.Semaphore(0)
 
     def shut(self) -> None:
         """Hold whoever comes from now on."""
         self._arrivals = threading.Semaphore(0)
-        self._open.clear()
+        self._open = False
 
     def open(self) -> None:
         """Let everybody go."""
-        self._open.set()
+        with self._changed:
+            self._open = True
+            self._changed.notify_all()
+
+    async def next(self) -> None:
+        """Let the one go who stands at the gate, and wait until another does."""
+        with self._changed:
+            self._let += 1
+            self._changed.notify_all()
+        await self.reached()
 
     def pass_through(self) -> None:
         """Called by the thread that is to be held."""
         self._arrivals.release()
-        assert self._open.wait(PATIENCE_S), "the test never opened the gate"
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._open or self._let, PATIENCE_S), "the test never opened the gate"
+            self._let = max(0, self._let - 1)
 
     async def reached(self) -> None:
         """Wait until a thread stands at the gate."""

@@ -161,11 +161,8 @@ async def test_a_work_that_grows_while_it_waits_runs_with_its_like(bench: Bench)
     bench.made(max_batch=2).start()
     held = await bench.hold()
     works = [bench.submit(n, size=size) for n, size in ((1, 9), (2, 9), (3, 9), (4, 20), (5, 20))]
-    bench.gate.open()
-    await held
-    bench.gate.shut()
-    await bench.gate.reached()
+    await bench.gate.next()
     works[2].size = 20
     bench.gate.open()
-    await asyncio.gather(*[work.future for work in works])
+    await asyncio.gather(held, *[work.future for work in works])
     assert bench.ticks == [[0], [1, 2], [3, 4], [5]]
