@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _fail(sentence: str, status: int = 2) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"lstm-serve: {sentence}", markup=False, highlight=False)
+    Console(stderr=True, soft_wrap=True).print(f"lstm-serve: {sentence}", markup=False, emoji=False, highlight=False)
     sys.exit(status)
 
 

@@ -23,7 +23,7 @@ def fingerprint(content: bytes) -> str:
 
 def target_of(folder: Path) -> Path:
     """The file of a version folder; ExportError when the service would not look there."""
-    if not folder.name.isdecimal() or not folder.parent.name:
+    if not folder.name.isdecimal() or folder.name != str(int(folder.name)) or not folder.parent.name:
         raise ExportError(f"{folder} is not a version folder: give NAME/VERSION, such as model_repository/language/1")
     return folder / FILE
 
@@ -37,12 +37,15 @@ def publish(content: bytes, path: Path, gate: Gate, *, force: bool = False) -> N
     """
     if not force:
         _refuse_change(content, path)
-    created = [folder for folder in path.parents if not folder.exists()]
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # others may be writing there, too
+    created: list[Path] = []
     try:
+        created = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(partial, content)
         gate(partial)
+        if not force:
+            _refuse_change(content, path)  # of another, in the meantime
         partial.replace(path)
     except OSError as error:
         raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -55,7 +58,13 @@ def publish(content: bytes, path: Path, gate: Gate, *, force: bool = False) -> N
 
 
 def _refuse_change(content: bytes, path: Path) -> None:
-    if path.exists() and path.read_bytes() != content:
+    try:
+        same = path.read_bytes() == content
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
+    if not same:
         raise ExportError(
             f"{path} is another artifact already, and sessions may be pinned to it: "
             "choose a new version, or replace it with --force"

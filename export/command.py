@@ -4,12 +4,18 @@ Must not import torch, onnx or the engine before a command runs: `--help` answer
 `train`, and `verify` without `--checkpoint` runs where a server is installed and nothing else.
 """
 
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+
+TERMINATED = 128 + signal.SIGTERM  # as a shell tells of it
 
 app = typer.Typer(help="Freeze a trained network into one ONNX file, and prove that it answers alike.")
 
@@ -38,6 +44,16 @@ def export(
     export_checkpoint(checkpoint, to, Console(), force=force)
 
 
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """SIGTERM ends the command as an error does, so that nothing half done is left behind."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 Names = list[str] | None  # an option that may be given several times
 
 
@@ -45,7 +61,9 @@ Names = list[str] | None  # an option that may be given several times
 def adopt(
     file: Annotated[Path, typer.Argument(help="ONNX model with states as inputs and outputs.", metavar="FILE.onnx")],
     to: Annotated[Path, typer.Option(help="Where the artifact goes: model_repository/NAME/VERSION/.")],
-    state: Annotated[Names, typer.Option(help="in:out: what goes in and comes back; repeatable.")] = None,
+    state: Annotated[
+        Names, typer.Option(help="in:out: what goes in and comes back; in:none: no state; repeatable.")
+    ] = None,
     constant: Annotated[
         Names,
         typer.Option(help="name=NUMBER or name=FILE.npy: an input that always has one value; repeatable."),
@@ -57,7 +75,9 @@ def adopt(
     time_axis: Annotated[
         Names, typer.Option(help="Axis that counts steps: a number for all sequences, none, or name=...; repeatable.")
     ] = None,
-    lengths: Annotated[str | None, typer.Option(help="Input with each row's number of steps.")] = None,
+    lengths: Annotated[
+        str | None, typer.Option(help="Input with each row's number of steps; none: no input is.")
+    ] = None,
     initial: Annotated[
         Names, typer.Option(help="name=zeros or name=FILE.npy: a state before the first step; repeatable.")
     ] = None,
@@ -91,7 +111,8 @@ def adopt(
         unbatched=unbatched,
         provider=provider.value,
     )
-    adopt_file(file, to, said, Console(emoji=False), force=force)
+    with _ending_in_order():
+        adopt_file(file, to, said, Console(emoji=False), force=force)
 
 
 class Kind(StrEnum):

@@ -56,7 +56,7 @@ def adopt_model(
     if model.ByteSize() > LARGEST - _SIGNATURE:
         raise ExportError("the model is too large: an ONNX file holds 2 GB at most")
     with console.status("looking for states and axes"):
-        signature, warnings = describe(model, wishes, {**(made or {}), **_origin(model)})
+        signature, warnings = describe(model, wishes, {**_origin(model), **(made or {})})
     console.print(tables.ports(signature))
     proof = _proof(model, signature, wishes, console)
     console.print(tables.proof(proof, tolerance_of(signature)))

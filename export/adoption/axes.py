@@ -67,6 +67,11 @@ def find_layout(parts: Parts, wishes: Wishes, run: Run) -> Layout:
                 return replace(found, refused=str(first)) if first else found
             except ExportError as error:
                 first = first or error
+    loose = [p.name for p in parts.sequences if len(p.open) > 1 and p.name not in wishes.shapes]
+    if first is not None and loose:
+        raise ExportError(
+            f"{first} (an open axis that takes one length only: --shape {loose[0]}=..., ? for the others)"
+        )
     raise first or ExportError("no reading of the axes was tried")
 
 
@@ -162,7 +167,7 @@ def _options(port: Port, symbol: str | None, rowed: bool, wishes: Wishes) -> lis
 
 def _likely(port: Port, rowed: bool) -> Iterator[int | None]:
     shape = port.shape or ()
-    if rowed or len(port.open) > 1:
+    if rowed or len(port.open) > 1 or (port.open == [0] and len(shape) > 1 and _speaks(shape[0], _ROWS - {"n"})):
         yield from sorted(port.open, key=lambda a: (not _speaks(shape[a], _ROWS), _speaks(shape[a], _STEPS), a))
     if len(port.open) < 2:
         yield None

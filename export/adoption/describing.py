@@ -1,5 +1,6 @@
 """The signature of a foreign graph, and what its user should know about it."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from onnx import ModelProto
 from pydantic import ValidationError
 
 from export.adoption.axes import HOW, Layout, find_layout
+from export.adoption.loading import check_survives
 from export.adoption.parts import Parts, State, parts_of
 from export.adoption.ports import Dim, Port, ports_of
 from export.adoption.recurrences import find_recurrences
@@ -18,11 +20,18 @@ from service.engine import ort
 from service.engine.providers import open_session
 from service.settings import load_settings
 
+_LARGEST_ROW = 64_000_000  # bytes: proofs hold dozens of rows at a time, and servers thousands
+
 
 def describe(model: ModelProto, wishes: Wishes, made: Mapping[str, Any]) -> tuple[Signature, list[str]]:
     """The signature, still without a proof, and a sentence for each thing to warn of."""
     parts = parts_of(ports_of(model, wishes), wishes)
     layout = find_layout(parts, wishes, _Runner(model, parts, wishes.provider))
+    if parts.lengths is not None and wishes.unbatched:
+        raise ExportError(
+            f"a model served with --unbatched gets no lengths of rows: give {parts.lengths.name!r} one value with "
+            "--constant, or say --lengths none where clients send it"
+        )
     batched = layout.rows > 1 and not wishes.unbatched and not _rowless(parts, layout)
     try:
         signature = Signature(
@@ -40,6 +49,12 @@ def describe(model: ModelProto, wishes: Wishes, made: Mapping[str, Any]) -> tupl
         raise ExportError(
             f"the model cannot be described: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
         ) from error
+    size = sum(math.prod(s.row_shape) * np.dtype(s.dtype).itemsize for s in signature.states)
+    if size > _LARGEST_ROW:
+        raise ExportError(
+            f"the states of one session take {size / 1e6:.0f} MB where {_LARGEST_ROW / 1e6:.0f} MB is the most: "
+            "they are written with every request"
+        )
     return signature, _warnings(parts, layout, wishes)
 
 
@@ -47,8 +62,10 @@ class _Runner:
     """Runs the graph with inputs of given shapes."""
 
     def __init__(self, model: ModelProto, parts: Parts, provider: str) -> None:
+        content = model.SerializeToString()
+        check_survives(model, content, provider)
         try:
-            self._session = open_session(model.SerializeToString(), load_settings(provider=provider))
+            self._session = open_session(content, load_settings(provider=provider))
         except ort.ERRORS as error:
             raise ExportError(f"ONNX Runtime cannot load the model: {ort.first_line(error)}") from error
         self._parts = parts
@@ -141,6 +158,13 @@ def _warnings(parts: Parts, layout: Layout, wishes: Wishes) -> list[str]:
             f"{', '.join(rowless)} has no batch axis, so that the model is served one row per call: re-export with a "
             f"dynamic batch axis on every tensor to share calls among sessions ({HOW}), or say --constant for an input "
             "that always has one value"
+        )
+    timed = [p.name for p in parts.sequences if p.open and layout.places[p.name].time in p.open]
+    untimed = [p.name for p in parts.answers if layout.places[p.name].time is None]
+    if layout.steps > 1 and timed and untimed:
+        told.append(
+            f"one request is one step, although {', '.join(timed)} leaves the number of steps open: "
+            f"the output {untimed[0]!r} has no axis for steps"
         )
     if layout.steps == 1 and any(layout.places[p.name].time is not None and p.open for p in parts.sequences):
         told.append(f"one request is one step, although the shapes leave the number of steps open: {layout.refused}")

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from export.adoption.ports import Port, Ports
+from export.adoption.wishes import NONE
 from export.errors import ExportError
 
 Pair = tuple[str, str]  # input, output
@@ -73,11 +74,13 @@ _MEMORY = {
 def find_pairs(ports: Ports, given: Sequence[Pair], taken: Iterable[str]) -> tuple[Pair, ...]:
     """The states in the order of the graph's inputs: those ``given``, and those that fit beyond doubt.
 
-    ``taken`` are inputs that are something else. Raises ExportError: no states, or a choice that is the user's.
+    A pair (input, ``NONE``) says that it is no state, ``taken`` are inputs that are something else. Raises ExportError:
+    no states, or a choice that is the user's.
     """
     for pair in given:
         _check_given(ports, *pair)
     used = {i for i, _ in given} | set(taken)
+    given = [(i, o) for i, o in given if not _denied(ports, o)]
     inputs = [port for name, port in ports.inputs.items() if name not in used]
     outputs = [port for name, port in ports.outputs.items() if name not in {o for _, o in given}]
     found = _assign([*_by_name(inputs, outputs)])
@@ -89,10 +92,12 @@ def find_pairs(ports: Ports, given: Sequence[Pair], taken: Iterable[str]) -> tup
             "no states found: no input comes back as an output of the same shape and type; "
             f"give --state in:out (inputs: {_list(ports.inputs)}; outputs: {_list(ports.outputs)})"
         )
+    if given and not set(ports.inputs) - set(pairs) - set(taken):
+        pairs = dict(given)  # something has to be the sequence
     if not set(ports.inputs) - set(pairs) - set(taken):
         raise ExportError(
             f"every input looks like a state ({_list(f'{i}:{o}' for i, o in pairs.items())}) and none like a sequence: "
-            "give the states with --state in:out, and the sequence's pair is left alone"
+            f"say which one is none, such as --state {next(iter(pairs))}:{NONE}"
         )
     return tuple((name, pairs[name]) for name in ports.inputs if name in pairs)
 
@@ -138,7 +143,8 @@ def _shorter(words: tuple[str, ...], markers: set[str]) -> Iterable[tuple[str, .
         if word in markers:
             yield (*words[:i], *words[i + 1 :])
         for marker in markers:
-            for rest in (word.removesuffix(marker), word.removeprefix(marker)):
+            # One letter is glued on behind only: `hn` is the next h, but `yf` is another thing than f.
+            for rest in (word.removesuffix(marker), word.removeprefix(marker) if len(marker) > 1 else word):
                 if rest not in ("", word):
                     yield (*words[:i], rest, *words[i + 1 :])
 
@@ -189,10 +195,16 @@ def _check_alone(i: Port, o: Port, top: Sequence[tuple[Port, Port]]) -> None:
         )
 
 
+def _denied(ports: Ports, after: str) -> bool:
+    return after == NONE and NONE not in ports.outputs
+
+
 def _check_given(ports: Ports, before: str, after: str) -> None:
     for kind, name, known in (("input", before, ports.inputs), ("output", after, ports.outputs)):
-        if name not in known:
+        if name not in known and not (kind == "output" and _denied(ports, after)):
             raise ExportError(f"--state names {kind} {name!r}, which the graph does not have (it has {_list(known)})")
+    if _denied(ports, after):
+        return
     i, o = ports.inputs[before], ports.outputs[after]
     if not compatible(i, o):
         raise ExportError(f"--state {before}:{after} cannot be: {i} and {o} differ in shape or type")

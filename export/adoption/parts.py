@@ -10,7 +10,7 @@ import numpy as np
 
 from export.adoption.pairing import Pair, find_pairs
 from export.adoption.ports import Dim, Port, Ports, shape_text
-from export.adoption.wishes import ALL, Wishes
+from export.adoption.wishes import ALL, NONE, Wishes
 from export.errors import ExportError
 
 
@@ -47,6 +47,7 @@ def parts_of(ports: Ports, wishes: Wishes) -> Parts:
     lengths = _lengths(ports, wishes, set(constants))
     taken = {*constants, *([lengths.name] if lengths else [])}
     pairs = find_pairs(ports, wishes.states, taken)
+    _check_states(pairs, wishes, taken)
     states = tuple(_state(ports, pair, wishes) for pair in pairs)
     carried = {i for i, _ in pairs}
     answers = tuple(port for name, port in ports.outputs.items() if name not in {o for _, o in pairs})
@@ -64,7 +65,7 @@ def _check_names(ports: Ports, wishes: Wishes) -> None:
     options: list[tuple[str, Mapping[str, object], Mapping[str, Port]]] = [
         ("constant", wishes.constants, ports.inputs),
         ("initial", wishes.initial, ports.inputs),
-        ("lengths", {wishes.lengths: 1} if wishes.lengths else {}, ports.inputs),
+        ("lengths", {wishes.lengths: 1} if wishes.lengths not in (None, NONE) else {}, ports.inputs),
         ("batch-axis", wishes.batch_axes, both),
         ("time-axis", wishes.time_axes, both),
     ]
@@ -73,6 +74,16 @@ def _check_names(ports: Ports, wishes: Wishes) -> None:
             if name not in known and name != ALL:
                 have = ", ".join(known)
                 raise ExportError(f"--{option} names {name!r}, which the graph does not have (it has {have})")
+
+
+def _check_states(pairs: tuple[Pair, ...], wishes: Wishes, taken: set[str]) -> None:
+    carried = [before for before, _ in pairs]
+    for name in sorted(taken & set(carried)):
+        raise ExportError(f"{name!r} is given as a state, and as a constant or as lengths: say one of them")
+    for name in sorted(wishes.initial.keys() - set(carried)):
+        raise ExportError(f"--initial names {name!r}, which is no state (the states are {', '.join(carried)})")
+    for name in sorted(wishes.time_axes.keys() & set(carried)):
+        raise ExportError(f"--time-axis names {name!r}, which is a state: it has no axis for steps")
 
 
 def _lengths(ports: Ports, wishes: Wishes, taken: set[str]) -> Port | None:
@@ -102,9 +113,13 @@ def _constant(port: Port, value: np.ndarray) -> np.ndarray:
 
 def _typed(option: str, port: Port, value: np.ndarray) -> np.ndarray:
     """The array in the port's type; ExportError where numbers would change."""
+    fraction = np.dtype(port.dtype).kind == "f"
+    near = (
+        {"rtol": 1e-2, "atol": 1e-6} if fraction else {"rtol": 0, "atol": 0}
+    )  # whole numbers and truths stay as they are
     with np.errstate(all="ignore"):
         array = value.astype(port.dtype) if value.dtype.kind in "biuf" else None
-    if array is None or not np.allclose(array.astype(np.float64), value.astype(np.float64), rtol=1e-2, atol=1e-6):
+    if array is None or not np.allclose(array.astype(np.float64), value.astype(np.float64), **near):
         raise ExportError(f"{option} {port.name} cannot be written as {port.dtype}")
     return array
 

@@ -90,6 +90,8 @@ def _port(value: ValueInfoProto, kind: str, wishes: Wishes) -> Port:
     dims = tensor.shape.dim
     shape = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param or None for d in dims)
     known = shape if tensor.HasField("shape") else None
+    if 0 in (known or ()):
+        raise ExportError(f"{kind} {value.name!r} has an axis of length 0 ({shape_text(known)}): it holds nothing")
     return Port(value.name, _DTYPES[tensor.elem_type], _told(value.name, known, wishes))
 
 

@@ -20,7 +20,7 @@ from service.settings import Settings
 
 _ROWS, _STEPS = 12, 17
 _FLOAT16 = 1e-2  # allowed differences, in units (see export/parity.py), where a tensor has half precision
-_LOUD = 100.0  # so much larger are the neighbours' inputs, so that a faint leak becomes a large one
+_LOUD = 100.0  # so much larger are the neighbours' inputs, so that a faint leak grows as much
 
 _TOGETHER = Plan("one batch", rows=(_ROWS, _ROWS), turn=None)
 _CUT = Plan("alone, in chunks", rows=(1, 1), turn=(1, 4))
@@ -64,6 +64,7 @@ class _Questions:
         self._told("a row alone")
         alone = self._play(cases, ALONE)
         self._check_finite(alone)
+        self._check_repeats(cases, alone)
         self._told("rows beside other neighbours")
         self._check_leak(cases)
         self._told("rows in a batch")
@@ -118,6 +119,15 @@ class _Questions:
                     "of which nothing can be shown"
                 )
 
+    def _check_repeats(self, cases: Sequence[Case], alone: Sequence[Answer]) -> None:
+        """The same question, the same answer: else nothing else that is asked means anything."""
+        error = self._error(self._play(cases, ALONE), alone)
+        if not error <= self._tolerance:
+            raise ExportError(
+                f"the model answers the same question differently each time, by {error:.1e}: "
+                "export it without random operators, and in evaluation mode (dropout off)"
+            )
+
     def _check_leak(self, cases: Sequence[Case]) -> None:
         """Change what all neighbours of a row hold; the row must not notice."""
         steps = _STEPS if self._engine.signature.has_time_axis else 1
@@ -127,10 +137,10 @@ class _Questions:
             others = [Case(plain[i - 1].start, _loud(plain[i - 1].chunk)) for i in range(_ROWS)]
             have = self._run([plain[i] if i == kept else other for i, other in enumerate(others)])
             error = self._error([have[kept]], [want[kept]])
-            if not error <= self._tolerance:
+            if not error <= self._tolerance / _LOUD:
                 raise ExportError(
                     f"rows leak into each other: what its neighbours hold changes a row by {error:.1e} where "
-                    f"{self._tolerance:.0e} is allowed; serve the model one row per call with --unbatched"
+                    f"{self._tolerance / _LOUD:.0e} is allowed; serve the model one row per call with --unbatched"
                 )
 
     def _run(self, cases: Sequence[Case], engine: Engine | None = None) -> list[Answer]:
@@ -148,7 +158,8 @@ class _Questions:
         if not error <= self._tolerance:
             raise ExportError(
                 f"the input {self._engine.signature.lengths!r} is not honoured as the rows' lengths: a row beside "
-                f"longer ones differs by {error:.1e} where {self._tolerance:.0e} is allowed"
+                f"longer ones differs by {error:.1e} where {self._tolerance:.0e} is allowed; "
+                "if it is something else, say --lengths none"
             )
 
     def _continues(self, cases: Sequence[Case]) -> bool:

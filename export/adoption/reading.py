@@ -4,6 +4,7 @@ Owns what a foreign file may do to us: nothing is read that is too large, and no
 """
 
 import hashlib
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from export.errors import ExportError
 from service.artifact import SIGNATURE_KEY
 
 LARGEST = 2**31 - 1  # bytes of a protobuf message, and so of an artifact
+_DIGITS, _SHOWN = 18, 80  # of a number in a file, and characters of its texts in a sentence
 
 
 def read_model(path: Path) -> tuple[ModelProto, str]:
@@ -36,9 +38,11 @@ def read_model(path: Path) -> tuple[ModelProto, str]:
 
 def _content(path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > LARGEST:
-            raise ExportError(_too_large(path, size))
+        about = path.stat()
+        if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
+            raise ExportError(f"{path} cannot be read: it is no file")  # a pipe would be waited for without end
+        if about.st_size > LARGEST:
+            raise ExportError(_too_large(path, about.st_size))
         return path.read_bytes()
     except OSError as error:
         raise ExportError(f"{path} cannot be read: {error.strerror}") from error
@@ -46,7 +50,7 @@ def _content(path: Path) -> bytes:
 
 def _embed(model: ModelProto, path: Path, size: int) -> None:
     """Move external data into the model; sizes are added up before anything is read."""
-    parts = [(tensor, *_part(tensor, path)) for tensor in _tensors(model) if tensor.data_location == tensor.EXTERNAL]
+    parts = [(tensor, *_part(tensor, path)) for tensor in tensors(model) if tensor.data_location == tensor.EXTERNAL]
     total = size + sum(length for _, _, _, length in parts)
     if total > LARGEST:
         raise ExportError(_too_large(path, total))
@@ -66,18 +70,23 @@ def _part(tensor: TensorProto, path: Path) -> tuple[Path, int, int]:
     where = {entry.key: entry.value for entry in tensor.external_data}
     name, location = tensor.name, where.get("location", "")
     folder = path.parent.resolve()
-    source = (folder / location).resolve()  # follows links, so that none leads out
-    if not location or Path(location).is_absolute() or not source.is_relative_to(folder):
-        raise ExportError(f"external data of {name!r} points outside the folder of {path}: {location!r}")
-    if not source.is_file():
-        raise ExportError(f"external data of {name!r} is missing: {location!r} is no file beside {path}")
+    try:
+        source = (folder / location).resolve()  # follows links, so that none leads out
+        inside = bool(location) and not Path(location).is_absolute() and source.is_relative_to(folder)
+        size = source.stat().st_size if inside and source.is_file() else None
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, with a zero byte, links in a circle
+        raise ExportError(f"external data of {name!r} has a location that is no path: {_short(location)}") from error
+    if not inside:
+        raise ExportError(f"external data of {name!r} points outside the folder of {path}: {_short(location)}")
+    if size is None:
+        raise ExportError(f"external data of {name!r} is missing: {_short(location)} is no file beside {path}")
     expected = _bytes_of(tensor)
     offset, length = (
         _number(tensor, where.get(key), ordinary) for key, ordinary in (("offset", 0), ("length", expected))
     )
     if length != expected:
         raise ExportError(f"external data of {name!r} has a length of {length} bytes where its shape needs {expected}")
-    if offset + length > source.stat().st_size:
+    if offset + length > size:
         raise ExportError(f"external data of {name!r} lies beyond the end of {location!r}: bytes {offset} + {length}")
     return source, offset, length
 
@@ -99,12 +108,12 @@ def _bytes_of(tensor: TensorProto) -> int:
 def _number(tensor: TensorProto, text: str | None, ordinary: int) -> int:
     if text is None:
         return ordinary
-    if not text.isdecimal() or len(text) > 18:
-        raise ExportError(f"external data of {tensor.name!r} has an offset or length that is no number: {text!r}")
+    if not (text.isascii() and text.isdecimal()) or len(text) > _DIGITS:
+        raise ExportError(f"external data of {tensor.name!r} has an offset or length that is no number: {_short(text)}")
     return int(text)
 
 
-def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+def tensors(model: ModelProto) -> Iterator[TensorProto]:
     """Every tensor of the model, in subgraphs and functions, too."""
     yield from _graph_tensors(model.graph)
     for function in model.functions:
@@ -137,6 +146,10 @@ def _texts(message: Any) -> Iterator[object]:  # noqa: ANN401 - any message of p
         elif field.type == field.TYPE_MESSAGE:
             for inner in values:
                 yield from _texts(inner)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ...")
 
 
 def _too_large(path: Path, size: int) -> str:

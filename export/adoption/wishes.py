@@ -3,6 +3,7 @@
 Owns the ways of writing it on a command line. Knows no graph: whether the names exist is found out where they are used.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from export.errors import ExportError
 
+NONE = "none"  # instead of an output: the input is no state; instead of an input: there are no lengths
 ALL = ""  # instead of a name: every sequence tensor, or with an axis None every tensor
 
 Axes = Mapping[str, int | None]  # the axis by the name of a tensor, or by ALL; None: it has no such axis
@@ -20,9 +22,9 @@ Axes = Mapping[str, int | None]  # the axis by the name of a tensor, or by ALL; 
 class Wishes:
     """Corrections of what adoption finds by itself; what is not named is found.
 
-    ``states`` are pairs (input, output). ``constants`` and ``initial`` hold arrays by the name of an input: a number
-    is an array without axes, an initial None means zeros. ``shapes`` tells the lengths of axes that the graph leaves
-    open (None: varies from call to call).
+    ``states`` are pairs (input, output or ``NONE``). ``constants`` and ``initial`` hold arrays by the name of an
+    input: a number is an array without axes, an initial None means zeros. ``shapes`` tells the lengths of axes that the
+    graph leaves open (None: varies from call to call).
     """
 
     states: tuple[tuple[str, str], ...] = ()
@@ -37,16 +39,19 @@ class Wishes:
 
 
 def pairs(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """``in:out`` each; names that hold a colon themselves, both as many, are cut in the middle (``h:0:h_next:0``)."""
+    """``in:out`` each; names that hold a colon themselves, both as many, are cut in the middle (``h:0:h_next:0``).
+
+    A double colon is part of a name: torch calls inputs such as ``onnx::LSTM_1``.
+    """
     found = []
     for text in texts:
-        parts = text.split(":")
+        parts = re.split(r"(?<!:):(?!:)", text)
         half = len(parts) // 2
         if len(parts) % 2 or not all(parts):
             raise ExportError(f"--state {text} is not of the form in:out")
         found.append((":".join(parts[:half]), ":".join(parts[half:])))
     for side in zip(*found, strict=True):
-        doubles = sorted({name for name in side if side.count(name) > 1})
+        doubles = sorted({name for name in side if side.count(name) > 1 and name != NONE})
         if doubles:
             raise ExportError(f"--state names {doubles[0]!r} twice")
     return tuple(found)
@@ -59,6 +64,8 @@ def axes(option: str, texts: Sequence[str]) -> dict[str, int | None]:
         name, _, axis = text.rpartition("=")
         if axis != "none" and not axis.isdecimal():
             raise ExportError(f"{option} {text} is not a number, none, or name= before one of them")
+        if (name or ALL) in found:
+            raise ExportError(f"{option} is given twice for {repr(name) if name else 'all sequences'}")
         found[name or ALL] = None if axis == "none" else int(axis)
     return found
 
@@ -111,11 +118,14 @@ def _value(option: str, text: str, value: str) -> np.ndarray:
 
 def _loaded(option: str, name: str) -> np.ndarray:
     """An array from a file that may come from anywhere: nothing in it is run."""
+    path = Path(name)
+    if path.exists() and not path.is_file():
+        raise ExportError(f"{option}: {name} cannot be read: it is no file")  # a pipe would be waited for without end
     try:
-        array = np.load(Path(name), allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
     except OSError as error:
         raise ExportError(f"{option}: {name} cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, MemoryError) as error:
         raise ExportError(f"{option}: {name} is not an array of numbers in NumPy's format (.npy)") from error
     if not isinstance(array, np.ndarray):
         raise ExportError(f"{option}: {name} holds several arrays where one was expected (.npy)")

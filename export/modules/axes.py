@@ -98,6 +98,8 @@ def _guesses(call: Call, axis: Axis) -> list[dict[str, int | None]]:
         axis = dict.fromkeys(inputs, axis)
     for name, at in axis.items():
         tensors = {**inputs, **call.carried}
+        if not (at is None or isinstance(at, int)):
+            raise ExportError(f"an axis is {at!r}, expected a number, None, or a dict of them by name")
         if name not in tensors or not (at is None or 0 <= at < tensors[name].dim()):
             raise ExportError(f"axis {at} of {name!r} does not exist: the axes of inputs and states count from 0")
     return [{name: axis.get(name) for name in inputs}]

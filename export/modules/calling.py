@@ -8,7 +8,7 @@ import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -49,7 +49,14 @@ class Call:
         return tuple(name for name in self.returned if name not in self.carried)
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> Named:
-        """What ``forward`` makes of inputs and states: outputs by name, and new states by the name of the old ones."""
+        """What ``forward`` makes of inputs and states: outputs by name, and new states by the name of the old ones.
+
+        A module may change what it is given, and what it has returned: it works on copies.
+        """
+        return _copies(self.traced(_copies(tensors)))
+
+    def traced(self, tensors: Mapping[str, Tensor]) -> Named:
+        """The same without copies, which are no part of a graph."""
         nested = {name: _rebuilt(value, name, tensors) for name, value in {**self.inputs, **self.states}.items()}
         answer = self.module(**nested, **self.constants)
         return dict(zip(self.returned, (t for _, t in _leaves(answer, "output")), strict=True))
@@ -70,25 +77,26 @@ def bind(
     """The call that a user describes; ExportError names the argument that does not fit ``forward``."""
     if any(t.device.type != "cpu" for t in (*module.parameters(), *module.buffers())):
         raise ExportError("the module is not on the CPU: hand over module.cpu()")
-    if not states:
+    if not isinstance(states, Mapping):
+        raise ExportError("states is no dict: name the parameters of forward that carry the state, such as {'h': h0}")
+    if len(states) == 0:
         raise ExportError("states is empty: name the parameters of forward that carry the state, such as {'h': h0}")
     inputs = _by_parameter(module, example_inputs, {*states, *constants})
     draft = Call(module, inputs, states, dict(constants), ())
     _check_names(draft)
-    try:
-        answer = [t for _, t in _leaves(module(**inputs, **states, **constants), "output")]
-    except ExportError:
-        raise
-    except Exception as error:  # a module of the user's may raise anything
-        raise ExportError(f"the module does not run on its example: {first_line(error)}") from error
-    call = Call(module, inputs, states, dict(constants), _returned(draft, outputs, len(answer)))
+    draft = Call(module, _copied(inputs), _copied(states), dict(constants), ())  # what a module may change is ours
+    answer = _answer(draft)
+    call = replace(draft, returned=_returned(draft, outputs, len(answer)))
     _check_states(call, dict(zip(call.returned, answer, strict=True)))
+    _check_repeats(draft, answer)
     return call
 
 
 @contextmanager
 def at_rest(module: nn.Module) -> Iterator[None]:
     """The module in evaluation mode, without gradients, on one thread; afterwards everything is as it was."""
+    if not isinstance(module, nn.Module):
+        raise ExportError(f"module is of type {type(module).__name__}, expected an nn.Module")
     modes = [(part, part.training) for part in module.modules()]
     kept = {name: buffer.clone() for name, buffer in module.named_buffers()}
     threads = torch.get_num_threads()
@@ -153,6 +161,8 @@ def _check_names(draft: Call) -> None:
 def _returned(draft: Call, outputs: Sequence[str] | None, count: int) -> tuple[str, ...]:
     """The names of ``count`` returned tensors; the states are the last of them where ``outputs`` names none."""
     states = list(draft.carried)
+    if isinstance(outputs, str):
+        outputs = [outputs]
     if outputs is None:
         free = count - len(states)
         outputs = ["output"] if free == 1 else [f"output_{i}" for i in range(free)]
@@ -164,7 +174,7 @@ def _returned(draft: Call, outputs: Sequence[str] | None, count: int) -> tuple[s
             f"forward returns {count} tensors where these are expected, in this order: {', '.join(names)}; "
             "name all of them with outputs="
         )
-    taken = [*draft.sequences, *states, *(name for name in names if name not in states)]
+    taken = [*draft.sequences, *names]
     if doubles := [name for name in dict.fromkeys(taken) if taken.count(name) > 1]:
         raise ExportError(f"two tensors are called {doubles[0]!r}: give the outputs other names with outputs=")
     return tuple(names)
@@ -178,6 +188,41 @@ def _check_states(call: Call, answer: Named) -> None:
                 f"state {name!r} goes in as {_text(before)} and comes back as {_text(after)}: "
                 "is it another of the tensors that forward returns? name all of them with outputs="
             )
+
+
+def _answer(draft: Call) -> list[Tensor]:
+    """What ``forward`` returns for the example."""
+    try:
+        answer = draft.module(**_copied(draft.inputs), **_copied(draft.states), **draft.constants)
+        return [tensor.clone() for _, tensor in _leaves(answer, "output")]
+    except ExportError:
+        raise
+    except Exception as error:  # a module of the user's may raise anything
+        raise ExportError(f"the module does not run on its example: {first_line(error)}") from error
+
+
+def _check_repeats(draft: Call, answer: Sequence[Tensor]) -> None:
+    """The same question, the same answer: all that a module remembers must go in and come back."""
+    before = _copies(dict(draft.module.named_buffers()))
+    again = _answer(draft)
+    if all(((a == b) | (a != a)).all() for a, b in zip(again, answer, strict=True)):
+        return
+    changed = [name for name, kept in draft.module.named_buffers() if not torch.equal(kept, before[name])]
+    kept = f"keeps a state in its buffer {changed[0]!r}" if changed else "draws random numbers, or keeps a state"
+    raise ExportError(
+        f"the module answers the same question differently each time: it {kept}, where a state must be a parameter of "
+        "forward and be returned"
+    )
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> Named:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def _copied(nested: Mapping[str, Nested]) -> dict[str, Nested]:
+    """The nest with copies of its tensors."""
+    copies = _copies(_flat(nested))
+    return {name: _rebuilt(value, name, copies) for name, value in nested.items()}
 
 
 def _text(tensor: Tensor) -> str:

@@ -98,6 +98,8 @@ def from_torch(
     path = target_of(Path(to))
     if exporter not in _WAYS:
         raise ExportError(f"exporter is {exporter!r}, expected one of {', '.join(_WAYS)}")
+    if tolerance is not None and not tolerance > 0:
+        raise ExportError(f"tolerance is {tolerance}, expected a number above 0")
     with at_rest(module):
         call = bind(module, example_inputs, states, outputs, constants or {})
         allowed = usual_tolerance(call) if tolerance is None else tolerance

@@ -70,7 +70,7 @@ class _Flat(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Inputs, then states, in the order of the names -> what the module returns."""
-        return tuple(self._call(dict(zip(self._names, tensors, strict=True))).values())
+        return tuple(self._call.traced(dict(zip(self._names, tensors, strict=True))).values())
 
 
 _Free = dict[str, dict[int, str]]  # the axes whose length varies, by tensor

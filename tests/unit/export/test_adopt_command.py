@@ -1,25 +1,26 @@
 """`lstm-serve adopt` as a user meets it: broken files and wrong options each give one sentence and exit status 2."""
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from click.testing import Result
 from onnx import TensorProto, helper
-from typer.testing import CliRunner
 
 import lstm_serve
-from export.command import app
+from export.adoption import adopting
 from export.errors import ExportError
 from service.engine.runtime import load_engine
 from service.settings import load_settings
 from tests.support import artifacts
 from tests.support.adopted import lstm, model, running_sum, written
+from tests.support.adopting import adopt, sentence
 
 Break = Callable[[Path], object]
 
@@ -28,20 +29,6 @@ Break = Callable[[Path], object]
 def source(tmp_path: Path) -> Path:
     """A file that can be adopted."""
     return written(tmp_path / "in" / "sum.onnx", running_sum())
-
-
-def adopt(path: Path, *options: object) -> Result:
-    """Run the command; the artifact is to stand beside the file's folder."""
-    to = path.parent.parent / "models" / "sum" / "1"
-    return CliRunner().invoke(app, ["adopt", str(path), "--to", str(to), *map(str, options)])
-
-
-def sentence(result: Result, folder: Path) -> str:
-    """The one sentence of a command that failed and left nothing."""
-    assert isinstance(result.exception, ExportError), result.exception
-    assert "\n" not in str(result.exception)
-    assert not (folder / "models").exists()
-    return str(result.exception)
 
 
 def test_a_foreign_file_becomes_an_artifact(source: Path, tmp_path: Path) -> None:
@@ -110,6 +97,7 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("damaged", lambda path: path.write_bytes(path.read_bytes().replace(b"steps", b"st\xffps")), "is not UTF-8"),
     ("missing", lambda path: path.unlink(), "cannot be read"),
     ("folder", lambda path: (path.unlink(), path.mkdir()), "cannot be read"),
+    ("pipe", lambda path: (path.unlink(), os.mkfifo(path)), "cannot be read: it is no file"),
     ("too large", _sparse, "is too large: 2.1 GB"),
     ("bfloat16", _typed(TensorProto.BFLOAT16), "input 'x' is of type bfloat16, expected one of float16, float32"),
     ("string", _typed(TensorProto.STRING), "input 'x' is of type string"),
@@ -162,6 +150,11 @@ OPTIONS: list[tuple[list[str], str]] = [
     (["--batch-axis", "x=7"], "--batch-axis 7 is none of the 3 axes"),
     (["--batch-axis", "first"], "--batch-axis first is not a number"),
     (["--time-axis", "5"], "--time-axis 5 is none of the 3 axes"),
+    (["--batch-axis", "0", "--batch-axis", "1"], "--batch-axis is given twice for all sequences"),
+    (["--time-axis", "x=0", "--time-axis", "x=1"], "--time-axis is given twice for 'x'"),
+    (["--time-axis", "h=1"], "--time-axis names 'h', which is a state"),
+    (["--initial", "x=zeros"], "--initial names 'x', which is no state (the states are h)"),
+    (["--constant", "h=1", "--state", "h:hn"], "'h' is given as a state, and as a constant or as lengths"),
     (["--lengths", "z"], "--lengths names 'z'"),
     (["--lengths", "x"], "--lengths x must be int32 or int64"),
     (["--shape", "z=1"], "--shape names 'z'"),
@@ -181,9 +174,68 @@ def test_a_file_of_numpy_runs_nothing(source: Path, tmp_path: Path) -> None:
     """An array of Python objects is refused, as is an archive."""
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     (tmp_path / "text.npy").write_text("no array")
-    for name in ("objects", "text"):
+    head = b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999,), }"
+    (tmp_path / "huge.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00" + head.ljust(117) + b"\n")
+    for name in ("objects", "text", "huge"):
         said = sentence(adopt(source, "--initial", f"h={tmp_path / name}.npy"), tmp_path)
         assert "is not an array of numbers" in said
+
+
+def test_a_pipe_is_not_waited_for(source: Path, tmp_path: Path) -> None:
+    """Nobody may ever write into it."""
+    os.mkfifo(tmp_path / "pipe.npy")
+    said = sentence(adopt(source, "--initial", f"h={tmp_path / 'pipe.npy'}"), tmp_path)
+    assert said.endswith("pipe.npy cannot be read: it is no file")
+
+
+def test_whole_numbers_stay_as_they_are(tmp_path: Path) -> None:
+    """A sampling rate of 16000.7 is none."""
+    path = written(
+        tmp_path / "in" / "sum.onnx",
+        model(
+            "m (float[b,2] x, float[b,2] h, int64 sr) => (float[b,2] y, float[b,2] hn)"
+            " {f = Cast<to = 1>(sr) y = Div(x, f) hn = Add(h, x)}"
+        ),
+    )
+    assert "--constant sr cannot be written as int64" in sentence(adopt(path, "--constant", "sr=16000.7"), tmp_path)
+    assert adopt(path, "--constant", "sr=16000").exception is None
+
+
+def test_names_as_exporters_make_them(tmp_path: Path) -> None:
+    """Names with double colons can be given, and no part of them becomes a picture."""
+    path = written(
+        tmp_path / "in" / "lstm.onnx", lstm(["onnx::LSTM_0", "onnx::LSTM_1", "onnx::LSTM_2"], ["10", "11", "12"])
+    )
+    assert "ambiguous" in sentence(adopt(path), tmp_path)
+    assert adopt(path, "--state", "onnx::LSTM_1:11", "--state", "onnx::LSTM_2:12").exception is None
+    command = [sys.executable, lstm_serve.__file__, "adopt", str(path), "--to", "m/1", "--state", "a:b:c"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == "lstm-serve: --state a:b:c is not of the form in:out\n"
+
+
+def test_a_folder_in_the_place_of_the_file_is_told(source: Path, tmp_path: Path) -> None:
+    """As is a name that no file system takes."""
+    (tmp_path / "m" / "1" / "model.onnx").mkdir(parents=True)
+    for to in (tmp_path / "m" / "1", tmp_path / ("m" * 300) / "1"):
+        assert "cannot be written" in sentence(adopt(source, "--to", str(to)), tmp_path)
+
+
+def test_sigterm_leaves_nothing_behind(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the command like an error, in the middle of the proof."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    before = signal.getsignal(signal.SIGTERM)
+
+    def ended(*_: object) -> None:
+        assert list(folder.iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(adopting, "prove", ended)
+    assert adopt(source).exit_code == 128 + signal.SIGTERM
+    assert list(folder.iterdir()) == []
+    assert not (tmp_path / "models").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_values_come_from_files(source: Path, tmp_path: Path) -> None:
@@ -192,77 +244,6 @@ def test_values_come_from_files(source: Path, tmp_path: Path) -> None:
     assert adopt(source, "--initial", f"h={tmp_path / 'first.npy'}", "--state", "h:hn").exception is None
     engine = load_engine(tmp_path / "models" / "sum" / "1" / "model.onnx", load_settings(provider="cpu"))
     assert engine.layout.unpack_one(engine.initial_row)["h"].tolist() == [5.0]
-
-
-@pytest.fixture
-def parted(tmp_path: Path) -> Path:
-    """A model whose weights lie in a file beside it."""
-    path = tmp_path / "in" / "lstm.onnx"
-    path.parent.mkdir()
-    made = lstm(["x", "h0", "c0"], ["y", "hn", "cn"])
-    onnx.save(made, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    assert (path.parent / "weights.bin").exists()
-    return path
-
-
-def test_external_data_moves_into_the_artifact(parted: Path, tmp_path: Path) -> None:
-    """One file is left, which needs no other."""
-    assert adopt(parted).exception is None
-    parted.with_name("weights.bin").unlink()
-    path = tmp_path / "models" / "sum" / "1" / "model.onnx"
-    assert [p.name for p in path.parent.iterdir()] == ["model.onnx"]
-    assert load_engine(path, load_settings(provider="cpu")).signature.states[0].input == "h0"
-
-
-def _entry(key: str, value: str) -> Break:
-    def change(path: Path) -> None:
-        made = onnx.load(path, load_external_data=False)
-        entries = {e.key: e.value for e in made.graph.initializer[0].external_data} | {key: value}
-        del made.graph.initializer[0].external_data[:]
-        for name, said in entries.items():
-            made.graph.initializer[0].external_data.add(key=name, value=said)
-        path.write_bytes(made.SerializeToString())
-
-    return change
-
-
-def _linked(path: Path) -> None:
-    weights = path.with_name("weights.bin")
-    outside = path.parent.parent / "outside.bin"
-    weights.rename(outside)
-    weights.symlink_to(outside)
-
-
-def _huge(path: Path) -> None:
-    with path.with_name("weights.bin").open("r+b") as file:
-        file.truncate(2**33)
-    made = onnx.load(path, load_external_data=False)
-    made.graph.initializer[0].dims[:] = [2**30]
-    del made.graph.initializer[0].external_data[:]
-    made.graph.initializer[0].external_data.add(key="location", value="weights.bin")
-    path.write_bytes(made.SerializeToString())
-
-
-PARTED: list[tuple[str, Break, str]] = [
-    ("absolute", _entry("location", "/etc/hostname"), "points outside the folder"),
-    ("above", _entry("location", "../outside.bin"), "points outside the folder"),
-    ("no place", _entry("location", ""), "points outside the folder"),
-    ("link", _linked, "points outside the folder"),
-    ("missing", lambda path: path.with_name("weights.bin").unlink(), "'weights.bin' is no file beside"),
-    ("no file", _entry("location", "."), "is no file beside"),
-    ("offset", _entry("offset", "99999"), "lies beyond the end of 'weights.bin'"),
-    ("negative", _entry("offset", "-4"), "an offset or length that is no number: '-4'"),
-    ("length", _entry("length", "7"), "a length of 7 bytes where its shape needs"),
-    ("short", lambda path: path.with_name("weights.bin").write_bytes(b"1234"), "lies beyond the end"),
-    ("too large", _huge, "is too large: 4.3 GB"),
-]
-
-
-@pytest.mark.parametrize(("change", "said"), [p[1:] for p in PARTED], ids=[p[0] for p in PARTED])
-def test_external_data_that_lies_is_refused(parted: Path, tmp_path: Path, change: Break, said: str) -> None:
-    """Nothing outside the file's own folder is read, and nothing beyond the end of a file."""
-    change(parted)
-    assert said in sentence(adopt(parted), tmp_path)
 
 
 def test_cuda_that_is_not_there_is_told(source: Path) -> None:

@@ -103,3 +103,21 @@ def test_a_state_keeps_its_type_and_shape() -> None:
     )
     with pytest.raises(ExportError, match="no states found"):
         find_pairs(wide, (), ())
+
+
+def test_one_letter_before_a_name_is_no_marker() -> None:
+    """``yf`` is not the next ``f``, whatever their shapes."""
+    assert find_pairs(ports("h f", "hn yf"), (), ()) == (("h", "hn"),)
+
+
+def test_an_input_may_be_denied() -> None:
+    """Where all inputs look like states, one is said to be none, or the others are given."""
+    alike = ports("in0 in1 in2", "out0 out1 out2")
+    del alike.inputs["x"], alike.outputs["y"]
+    told = (("in1", "out1"), ("in2", "out2"))
+    with pytest.raises(ExportError, match="such as --state in0:none"):
+        find_pairs(alike, (), ())
+    assert find_pairs(alike, (("in0", "none"),), ()) == told
+    assert find_pairs(alike, told, ()) == told
+    with pytest.raises(ExportError, match="input 'z', which the graph does not have"):
+        find_pairs(alike, (("z", "none"),), ())

@@ -60,7 +60,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         publish(b"content", tmp_path / "words" / "1" / "model.onnx", _passes)
 
 
-@pytest.mark.parametrize("folder", ["words", "words/first", "words/1/model.onnx", "1"])
+@pytest.mark.parametrize("folder", ["words", "words/first", "words/1/model.onnx", "1", "words/01", "words/٣"])
 def test_only_a_version_folder_is_written_to(folder: str) -> None:
     """A place where the service would not look is refused before anything is computed."""
     with pytest.raises(ExportError, match="is not a version folder: give NAME/VERSION"):
@@ -71,3 +71,17 @@ def test_the_fingerprint_is_the_sha256_of_the_file() -> None:
     """Export tells the fingerprint that the service will pin sessions to."""
     assert target_of(Path("words/12")) == Path("words/12/model.onnx")
     assert fingerprint(b"content") == hashlib.sha256(b"content").hexdigest()
+
+
+def test_two_at_a_time_do_not_mix(tmp_path: Path) -> None:
+    """Who comes second finds the other's artifact, and leaves it: files in the making have names of their own."""
+    path = target_of(tmp_path / "models" / "sine" / "1")
+
+    def meanwhile(partial: Path) -> None:
+        partial.with_name(".model.onnx.1.partial").write_bytes(b"another's, half")
+        path.write_bytes(b"another's")
+
+    with pytest.raises(ExportError, match="is another artifact already"):
+        publish(b"content", path, meanwhile)
+    assert path.read_bytes() == b"another's"
+    assert sorted(p.name for p in path.parent.iterdir()) == [".model.onnx.1.partial", "model.onnx"]
