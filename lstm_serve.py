@@ -5,6 +5,8 @@ imports torch, onnx or the server before it is really called, so that help is qu
 """
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -32,6 +34,21 @@ app.add_typer(model.command.app, name="train")
 app.add_typer(model.studies.command.app, name="study")
 for commands in (export.command.app, service.command.app):
     app.registered_commands += commands.registered_commands
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lstm-serve {version('lstm-serve')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take what stands before a command."""
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ def _exactness(engine: Engine) -> str:
         return "not bit-exact"
     if not engine.signature.batched:
         return "bit-exact, one row at a time"
-    return f"bit-exact in ticks of {engine.min_rows} or more rows"
+    return "bit-exact" if engine.min_rows == 1 else f"bit-exact in ticks of {engine.min_rows} or more rows"
 
 
 def load_repository(folder: Path, settings: Settings) -> tuple[list[LoadedModel], list[str]]:

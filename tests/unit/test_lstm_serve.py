@@ -1,6 +1,7 @@
 """The command line as a whole: every command is there, and every error is one sentence with its exit status."""
 
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -21,8 +22,14 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     """The help lists what can be done."""
     assert _run(monkeypatch, "--help") == 0
     told = capsys.readouterr().out
-    for command in ("train", "study", "export", "verify", "serve", "models"):
+    for command in ("train", "study", "export", "adopt", "quantize", "verify", "serve", "models"):
         assert f"\n  {command} " in told
+
+
+def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever reports a fault can say of which version."""
+    assert _run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"lstm-serve {version('lstm-serve')}\n"
 
 
 @pytest.mark.parametrize(
