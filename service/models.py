@@ -73,10 +73,9 @@ class Model:
         """UnsupportedTask unless the gates at a session's last steps can be computed again."""
         proof = self.signature.proof
         if not self.signature.recurrences:
-            kind = "float32 " if "quantised" in self.signature.made else ""
             raise UnsupportedTask(
-                f"version {self.version} of model {self.name!r} has no gates to show: its graph holds no {kind}RNN, GRU "
-                "or LSTM with constant weights",
+                f"version {self.version} of model {self.name!r} has no gates to show: its artifact names no RNN, GRU or "
+                "LSTM with constant weights in float32",
                 field="gates",
             )
         if proof is not None and not proof.chunked:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from service.clock import Clock
 from service.engine.runtime import Chunk, Engine, Run
-from service.errors import NotFinite, StoreUnavailable, WriteConflict
+from service.errors import NotFinite, StoreUnavailable, UndecodableState, WriteConflict
 from service.sampling import Sampling, sample
 from service.state import Answer, Record, Tensors
 from service.stores.base import Store
@@ -78,7 +78,7 @@ class Stepped(Struct, frozen=True):
     trace: bytes = b""
 
 
-Outcome = Stepped | NotFinite | WriteConflict | StoreUnavailable
+Outcome = Stepped | NotFinite | UndecodableState | WriteConflict | StoreUnavailable
 
 
 class StepObserver(Protocol):
@@ -163,7 +163,10 @@ class Stepper:
         if not done.finite[i]:
             return NotFinite("the model's outputs or state are not finite for this input; the state was left as it was")
         output = done.outputs[self._output.name][i, len(chunk[0]) - 1].tobytes()
-        trace = extended(item.trace, item.row, chunk) if item.trace else b""
+        try:
+            trace = extended(item.trace, item.row, chunk) if item.trace else b""
+        except UndecodableState as error:
+            return error
         stepped = Stepped(done.rows[i], output, shown, trace=trace)
         if item.record is None:
             return stepped

@@ -47,11 +47,16 @@ def extended(trace: bytes, row: bytes, chunk: Sequence[np.ndarray]) -> bytes:
     Inputs are added to the latest span until it holds all the steps that can be asked for; then the one before it is
     given up, and the next chunk begins another. So there are at most two rows and about twice the steps, however long
     the session lives.
+
+    Raises:
+        UndecodableState: the bytes are no trace, or one of another number of inputs.
     """
     known = _decoded(trace)
     inputs = tuple(a.astype(a.dtype.newbyteorder("<"), copy=False).tobytes() for a in chunk)
     steps = len(chunk[0])
     earlier, latest = known.spans[:-1], known.spans[-1] if known.spans else None
+    if latest is not None and len(latest.inputs) != len(inputs):
+        raise UndecodableState("the stored trace does not fit the inputs of the session's model")
     if latest is None or latest.steps >= known.gates:
         earlier, latest = known.spans[-1:], Span(row, steps, inputs)
     else:

@@ -13,6 +13,8 @@ from service.sessions.generation import Generated
 from service.state import Answer, Identity, Record, Tensors
 from service.trace import Layer
 
+_PIECE = 16_384  # numbers that are written in less than a millisecond
+
 
 def dumps(document: object) -> bytes:
     """JSON; arrays become lists, and a float32 the shortest decimal that reads back as the same float32."""
@@ -78,23 +80,27 @@ def session_document(identity: Identity, position: int, expires_at: float) -> di
     return document | ({"gates": identity.gates} if identity.gates else {})
 
 
-def gates_document(position: int, layers: Sequence[Layer]) -> dict[str, Any]:
-    """What happened in each layer at a session's last steps."""
-    return {
-        "position": position,
-        "steps": layers[0].steps,
-        "layers": [
-            {
-                "name": layer.name,
-                "operator": layer.operator,
-                "hidden": layer.hidden,
-                "gates": dict(layer.gates),
-                **layer.states,
-                "saturated": layer.saturated(),
-            }
-            for layer in layers
-        ],
-    }
+def gates_bytes(position: int, layers: Sequence[Layer]) -> bytes:
+    """The body that tells what happened in each layer at a session's last steps."""
+    told = [
+        {
+            "name": layer.name,
+            "operator": layer.operator,
+            "hidden": layer.hidden,
+            "gates": {name: _piecewise(values) for name, values in layer.gates.items()},
+            **{name: _piecewise(values) for name, values in layer.states.items()},
+            "saturated": layer.saturated(),
+        }
+        for layer in layers
+    ]
+    return dumps({"position": position, "steps": layers[0].steps, "layers": told})
+
+
+def _piecewise(values: np.ndarray) -> orjson.Fragment:
+    """An array [steps, units], some steps at a time: orjson holds the interpreter's lock until it returns."""
+    size = max(1, _PIECE // values.shape[1])
+    pieces = [dumps(values[start : start + size])[1:-1] for start in range(0, len(values), size)]
+    return orjson.Fragment(b"[" + b",".join(pieces) + b"]")
 
 
 def record_document(record: Record, signature: Signature | None) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Routes that make, show, reset and end sessions."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service.api.encoding import dumps, gates_document, record_document, session_document
+from service.api.encoding import dumps, gates_bytes, record_document, session_document
 from service.api.schemas import CreateSession, GatesAnswer, Session, SessionPage, described, sent
 from service.api.steps import ANYONE, MAX_NUMBERS
 from service.errors import TooLarge
@@ -59,7 +60,8 @@ def router(sessions: Sessions) -> APIRouter:
             raise TooLarge(
                 f"the answer would hold {numbers} values, at most {MAX_NUMBERS} are told: ask for less", field="last"
             )
-        return Response(dumps(gates_document(position, layers)), media_type="application/json")
+        body = await asyncio.to_thread(gates_bytes, position, layers)  # megabytes: everybody else goes on
+        return Response(body, media_type="application/json")
 
     @routes.delete("/{id}", status_code=204)
     async def delete_session(id: str) -> None:

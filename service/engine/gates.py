@@ -108,10 +108,24 @@ class Inspector:
             session = open_session(_with_outputs(content, names), self._settings)
             engine = Engine(session, self._engine.signature, self._engine.fingerprint, self._engine.path)
             step = tuple(np.zeros((1, *spec.step_shape), spec.dtype) for spec in engine.signature.inputs)
-            tensors = engine.fetch([engine.initial_row], [step], [1], _weights(self._operators))
+            names = _fed(self._operators) + _weights(self._operators)
+            tensors = engine.fetch([engine.initial_row], [step], [1], names)
         except ort.ERRORS as error:
             raise UnsupportedTask(f"the gates of this model cannot be computed: {ort.first_line(error)}") from error
+        for operator in self._operators:
+            _check_fed(operator, tensors)
         return _Opened(engine, tuple(cells.Weights.of(operator, tensors) for operator in self._operators))
+
+
+def _check_fed(operator: Recurrence, tensors: Mapping[str, np.ndarray]) -> None:
+    """UnsupportedTask where the operator takes several steps or rows for one of the model's: frames of a chunk, say."""
+    shapes = [tensors[name].shape[:2] for name in (operator.sequence, *operator.states)]
+    if set(shapes) != {(1, 1)}:
+        steps, rows = shapes[0]
+        raise UnsupportedTask(
+            f"the gates of this model cannot be told step by step: for one step of one row its operator "
+            f"{operator.name!r} takes {steps} steps of {rows} rows"
+        )
 
 
 def _fed(operators: Sequence[Recurrence]) -> list[str]:

@@ -14,7 +14,15 @@ from typing import TypeVar
 
 from service.clock import Clock
 from service.engine.runtime import Chunk
-from service.errors import GatesNotKept, InvalidInput, ModelNotLoaded, ServiceError, TooLarge, UndecodableState
+from service.errors import (
+    GatesNotKept,
+    InvalidInput,
+    ModelNotLoaded,
+    Overloaded,
+    ServiceError,
+    TooLarge,
+    UndecodableState,
+)
 from service.metrics import Metrics
 from service.models import Model, Models
 from service.sessions.arena import Arena, ended, unknown
@@ -30,6 +38,7 @@ from service.views import View
 
 log = logging.getLogger(__name__)
 
+MAX_LOOKS = 32  # requests for gates that are computed or wait for it; each may take a second
 SWEEP_BATCH = 200  # sessions that one sweep transaction ends: short enough that no commit waits long behind it
 T = TypeVar("T")
 
@@ -45,6 +54,8 @@ class Sessions:
         self._metrics = metrics
         self._arena = Arena(models, store, settings, clock, metrics.loops_ended.inc)
         self._io = ThreadPoolExecutor(2, thread_name_prefix="store")
+        self._looks = ThreadPoolExecutor(1, thread_name_prefix="gates")  # its own, so that no commit waits behind one
+        self._looking = 0
         self._turns = Turns(store, settings, clock, self._io, self._arena.renew)
         self._sweeper: asyncio.Task[None] | None = None
         metrics.count_sessions(lambda: len(self._arena), store.count)
@@ -65,6 +76,7 @@ class Sessions:
         until = self._clock.monotonic() + self._settings.drain_s
         for part in (self._turns, self.models, self._arena):
             await part.close(max(0.0, until - self._clock.monotonic()))
+        self._looks.shutdown(wait=True, cancel_futures=True)
         self._io.shutdown(wait=True)
         self._store.close()
 
@@ -106,6 +118,7 @@ class Sessions:
 
         Raises:
             UnsupportedTask, GatesNotKept: the model cannot, or the session was not asked to when it was created.
+            Overloaded: too many others look inside.
         """
         record = await self._arena.record(id, owner)
         model, kept = self._arena.model_of(record), record.identity.gates
@@ -114,7 +127,7 @@ class Sessions:
             raise GatesNotKept("the session was created without gates: it does not keep what shows them")
         if last is not None and not 1 <= last <= kept:
             raise InvalidInput(f"last is from 1 to {kept}: of so many steps this session keeps the gates", field="last")
-        return record.position, await self._in_io(model.inspector.layers, record.trace, last or kept)
+        return record.position, await self._look(model, record.trace, last or kept)
 
     async def page(self, owner: str, model: str | None, after: str, limit: int) -> list[Listed]:
         """Sessions in the order of their ids, from the first beyond ``after`` on."""
@@ -217,6 +230,17 @@ class Sessions:
             model.check_gates()
         if gates > self._settings.max_gates:
             raise InvalidInput(f"gates is at most {self._settings.max_gates} steps", field="gates")
+
+    async def _look(self, model: Model, trace: bytes, last: int) -> list[Layer]:
+        """The layers, one request after the other: they cost a thousand times a step's time."""
+        if self._looking >= MAX_LOOKS:
+            raise Overloaded("too many requests for gates are waiting", retry_after_s=1)
+        self._looking += 1
+        try:
+            layers = model.inspector.layers
+            return await asyncio.get_running_loop().run_in_executor(self._looks, layers, trace, last)
+        finally:
+            self._looking -= 1
 
     def _check_generation(self, model: Model, request: Generate) -> None:
         model.check_generates()

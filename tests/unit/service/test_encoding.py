@@ -8,9 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.encoding import answer_bytes, dumps, generation_document, outputs_of, record_document, timestamp
+from service.api import encoding
+from service.api.encoding import (
+    answer_bytes,
+    dumps,
+    gates_bytes,
+    generation_document,
+    outputs_of,
+    record_document,
+    timestamp,
+)
 from service.sessions.generation import Generated
 from service.state import Answer, Record, decode_answers, encode_answers
+from service.trace import Layer
 from tests.support.records import record
 from tests.support.signatures import document, parse
 
@@ -107,3 +117,23 @@ def test_a_generation_tells_what_it_has() -> None:
     assert {"text": "b", "steps": 1, "finish_reason": "stop", "seed": 9, "position": 7}.items() <= text.items()
     forecast = generation_document(Generated({"y": np.zeros((1, 2))}, None, 7, 1, None, "length"))
     assert forecast.keys() == {"outputs", "steps", "finish_reason"}
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 7])
+@pytest.mark.parametrize("piece", [1, 9, 10**6])
+def test_gates_are_written_piece_by_piece(monkeypatch: pytest.MonkeyPatch, steps: int, piece: int) -> None:
+    """The same document, whatever the size of the pieces."""
+    monkeypatch.setattr(encoding, "_PIECE", piece)
+    random = np.random.default_rng(0)
+    h, n = (random.normal(size=(steps, 4)).astype(np.float32) for _ in range(2))
+    (layer,) = (told := json.loads(gates_bytes(12, [Layer("a", "GRU", 4, {"n": n}, {"h": h})])))["layers"]
+    assert (told["position"], told["steps"], layer["name"], layer["operator"], layer["hidden"]) == (
+        12,
+        steps,
+        "a",
+        "GRU",
+        4,
+    )
+    for written, values in ((layer["h"], h), (layer["gates"]["n"], n)):
+        assert np.array(written, np.float32).reshape(steps, 4).tobytes() == values.tobytes()
+    assert len(layer["saturated"]["n"]["below"]) == steps

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from export.adoption.adopting import adopt_file
+from export.adoption.wishes import Wishes
 from service.engine.gates import Inspector
 from service.engine.probe import random_chunk
 from service.engine.runtime import Chunk, Engine, load_engine
 from service.errors import ModelNotLoaded, UndecodableState, UnsupportedTask
 from service.settings import load_settings
 from service.trace import Layer, begun, extended
-from tests.support import artifacts, operators, reference
+from tests.support import adopted, artifacts, operators, reference
 
 CPU = load_settings(provider="cpu")
 CELLS = ["rnn", "gru", "lstm", "peephole", "cifg"]
@@ -169,3 +172,35 @@ def test_another_models_trace_is_refused(engine: Engine, trace: bytes) -> None:
     """A row or inputs of another size are an error with a name, never zeros."""
     with pytest.raises(UndecodableState):
         Inspector(engine, CPU).layers(trace, 2)
+
+
+FRAMES = """frames (float[b,4,3] x, float[1,b,5] h) => (float[b,5] y, float[1,b,5] hn) {
+    s = Transpose <perm = [1,0,2]> (x)
+    all, hn = GRU <hidden_size = 5> (s, W, R, B, , h)
+    y = Squeeze (hn, zero)
+}"""
+CHANNELS = """channels (float[t,b,2,3] x, float[b,2,5] h) => (float[t,b,2,5] y, float[b,2,5] hn) {
+    s = Reshape (x, flat)
+    before = Reshape (h, into)
+    all, after = GRU <hidden_size = 5> (s, W, R, B, , before)
+    one_direction = Squeeze (all, one)
+    y = Reshape (one_direction, back)
+    hn = Reshape (after, out)
+}"""
+
+
+@pytest.mark.parametrize(("text", "told"), [(FRAMES, "takes 4 steps of 1 rows"), (CHANNELS, "takes 1 steps of 2 rows")])
+def test_an_operator_with_steps_or_rows_of_its_own_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    """Frames of a chunk, channels of a row: its h after one of them is not that after the model's step."""
+    random = np.random.default_rng(0)
+    shapes = {"W": (1, 15, 3), "R": (1, 15, 5), "B": (1, 30)}
+    weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    whole = {"zero": [0], "one": [1], "flat": [0, -1, 3], "into": [1, -1, 5], "back": [0, -1, 2, 5], "out": [-1, 2, 5]}
+    used = {name: np.array(value) for name, value in whole.items() if f"{name})" in text}
+    file = adopted.written(tmp_path / "foreign.onnx", adopted.model(text, **weights, **used))
+    adopt_file(file, tmp_path / "m" / "1", Wishes(), Console(quiet=True))
+    engine = load_engine(tmp_path / "m" / "1" / "model.onnx", CPU)
+    assert engine.signature.recurrences
+    trace, _ = stepped(engine, random_chunk(engine.signature, 3, random), 3)
+    with pytest.raises(UnsupportedTask, match=told):
+        Inspector(engine, CPU).layers(trace, 3)

@@ -1,6 +1,7 @@
 """Sessions that show their gates: whatever way their steps came, what is told belongs to the committed state."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -8,15 +9,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from export.adoption.adopting import adopt_file
+from export.adoption.wishes import Wishes
 from service.engine.repository import LoadedModel, load_repository
-from service.errors import GatesNotKept, InvalidInput, UndecodableState, UnknownSession, UnsupportedTask
+from service.errors import (
+    GatesNotKept,
+    InvalidInput,
+    NotFinite,
+    Overloaded,
+    UndecodableState,
+    UnknownSession,
+    UnsupportedTask,
+)
 from service.sessions.requests import Advance, Generate
+from service.sessions.sessions import MAX_LOOKS
 from service.settings import load_settings
 from service.state import Record
 from service.stores.base import Store
 from service.trace import Layer, latest_spans
-from tests.support import artifacts, operators
+from tests.support import adopted, artifacts, operators
 from tests.support.brain import LAST, Brain, Serve, drawn
 from tests.support.fakes import Clock
 from tests.support.records import moved
@@ -166,6 +179,32 @@ async def test_asking_while_steps_run(brain: Brain) -> None:
     assert (await shown(brain, id))[0] == len(PROMPT)
 
 
+async def test_nothing_waits_behind_those_who_look_inside(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many do and however long it takes: commits go on, and beyond a limit it is refused, not queued."""
+    id = await begun(brain)
+    seen, go_on = threading.Event(), threading.Event()
+
+    def slowly(trace: bytes, last: int) -> list[Layer]:
+        seen.set()
+        assert go_on.wait(30)
+        return []
+
+    monkeypatch.setattr(brain.model("language").inspector, "layers", slowly)
+    looks = [asyncio.create_task(brain.sessions.gates(id, None, "")) for _ in range(MAX_LOOKS)]
+    try:
+        await asyncio.to_thread(seen.wait, 30)
+        async with asyncio.timeout(30):
+            await brain.sessions.check()
+            await brain.create("language")
+            await brain.write(id, PROMPT * 10)  # longer than a tick: committed beside the ticks
+            with pytest.raises(Overloaded):
+                await asyncio.gather(brain.sessions.gates(id, None, ""), *looks)
+    finally:
+        go_on.set()
+    assert len(await asyncio.gather(*looks)) == MAX_LOOKS
+    await brain.sessions.gates(id, None, "")
+
+
 async def test_sessions_that_did_not_ask_keep_nothing(brain: Brain) -> None:
     """Their records are as small as ever, and asking later is refused by name."""
     id = await brain.create("language")
@@ -212,6 +251,22 @@ async def test_a_damaged_trace_is_an_error_with_a_name(brain: Brain) -> None:
 # ---- models that others made, and long chunks where answers are not bit-exact
 
 
+def exploding(path: Path) -> Path:
+    """A GRU whose answer [time, batch, 5] is h + e^x: infinite for an x of 100, and the state stays a number."""
+    text = """gru (float[t,b,5] x, float[1,b,5] h) => (float[t,b,5] y, float[1,b,5] hn) {
+        all, hn = GRU <hidden_size = 5> (x, W, R, B, , h)
+        told = Squeeze (all, one)
+        grown = Exp (x)
+        y = Add (told, grown)
+    }"""
+    random = np.random.default_rng(0)
+    shapes = {"W": (1, 15, 5), "R": (1, 15, 5), "B": (1, 30)}
+    weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    file = adopted.written(path.parent / "foreign.onnx", adopted.model(text, one=np.array([1]), **weights))
+    adopt_file(file, path.parent, Wishes(), Console(quiet=True))
+    return path
+
+
 @pytest.fixture
 def foreign(tmp_path: Path) -> list[LoadedModel]:
     """Adopted models around one operator."""
@@ -219,6 +274,7 @@ def foreign(tmp_path: Path) -> list[LoadedModel]:
         tmp_path,
         batch_last=operators.operator,
         one_step=lambda path: operators.operator(path, "GRU", "one step"),
+        exploding=exploding,
     )
     return load_repository(folder, load_settings(provider="cpu"))[0]
 
@@ -242,6 +298,20 @@ async def test_other_peoples_models_are_looked_into(strangers: Brain, model: str
         await strangers.sessions.advance(id, Advance((part,), LAST), "")
     position, layers = await shown(strangers, id)
     assert (position, layers[0].steps) == (70, 20)
+
+
+@pytest.mark.parametrize("steps", [1, 10, 300])
+async def test_what_fails_leaves_no_trace(strangers: Brain, steps: int) -> None:
+    """A chunk whose last step comes to no number is not part of the session, however it was cut."""
+    id = await begun(strangers, 20, "exploding")
+    chunk = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32)
+    await strangers.sessions.advance(id, Advance((chunk,), LAST), "")
+    before = strangers.kept(id).trace
+    chunk[steps - 1] = 100
+    with pytest.raises(NotFinite):
+        await strangers.sessions.advance(id, Advance((chunk[:steps],), LAST), "")
+    assert strangers.kept(id).trace == before
+    assert (await shown(strangers, id))[1][0].steps == 20
 
 
 async def test_a_long_chunk_is_not_kept_whole(serve: Serve) -> None:

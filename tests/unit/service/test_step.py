@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from service.engine.repository import LoadedModel
 from service.errors import NotFinite, StoreUnavailable, UndecodableState, WriteConflict
@@ -11,11 +12,12 @@ from service.sampling import Sampling
 from service.state import Answer, Record
 from service.step import STREAM_SHARE, Feed, Item, Part, Stepped, Stepper, next_record
 from service.stores.memory import MemoryStore
+from service.trace import begun, extended
 from service.views import View
 from tests.support.artifacts import POISON
 from tests.support.brain import ALL, numbers
 from tests.support.fakes import Clock, FaultyStore
-from tests.support.records import moved, record
+from tests.support.records import moved, plain, record
 
 Models = dict[str, LoadedModel]
 
@@ -77,6 +79,17 @@ def test_what_is_told_as_stepped_is_committed(bench: Bench) -> None:
         assert held.expires_at == bench.clock.now() + held.identity.ttl_s
     assert len(bench.store.commits) == 1
     assert (bench.counts.runs, bench.counts.commits) == ([(2, 3, 1)], [2])
+
+
+@pytest.mark.parametrize("trace", [b"no trace", extended(begun(3), b"row", (np.zeros(1), np.zeros(1)))])
+def test_a_trace_that_cannot_be_carried_on_fails_its_own_row(bench: Bench, trace: bytes) -> None:
+    """The others of its tick are stepped, and its session is left as it was."""
+    before = plain(bench.held(0))
+    failed, stepped = bench.stepper.run([replace(bench.item(0, 1), trace=trace), bench.item(1, 5)])
+    assert isinstance(failed, UndecodableState)
+    assert isinstance(stepped, Stepped)
+    assert plain(bench.held(0)) == before
+    assert bench.held(1).position == 1
 
 
 def test_a_draft_is_not_committed(bench: Bench) -> None:

@@ -34,6 +34,13 @@ def test_the_last_steps_are_there_however_they_came(gates: int, chunks: list[int
         assert [len(part) for part in span.inputs] == [4 * span.steps, 8 * span.steps]
 
 
+def test_inputs_of_another_number_are_refused() -> None:
+    """Such a trace is another model's."""
+    trace = extended(begun(3), b"row", (np.zeros(1), np.zeros(1)))
+    with pytest.raises(UndecodableState):
+        extended(trace, b"row", (np.zeros(1),))
+
+
 def test_who_did_not_ask_keeps_nothing() -> None:
     """And their chunks are cut as ever."""
     assert begun(0) == b""
