@@ -30,8 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help tells every option's whole name, also on a narrow terminal
 )
-app.add_typer(model.command.app, name="train")
-app.add_typer(model.studies.command.app, name="study")
+app.add_typer(model.command.app, name="train", short_help="Train a recurrent network.")
+app.add_typer(model.studies.command.app, name="study", short_help="Measure what the cells differ in.")
 for commands in (export.command.app, service.command.app):
     app.registered_commands += commands.registered_commands
 

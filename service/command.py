@@ -65,4 +65,4 @@ serve.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer 
     [_option(name, field) for name, field in Settings.model_fields.items()]
 )
 app.command()(serve)
-app.command()(models)
+app.command(short_help="List the models of the repository.")(models)

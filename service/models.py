@@ -74,8 +74,8 @@ class Model:
         proof = self.signature.proof
         if not self.signature.recurrences:
             raise UnsupportedTask(
-                f"version {self.version} of model {self.name!r} has no gates to show: its artifact names no RNN, GRU or "
-                "LSTM with constant weights in float32",
+                f"version {self.version} of model {self.name!r} has no gates to show: its artifact names no RNN, GRU "
+                "or LSTM with constant weights in float32",
                 field="gates",
             )
         if proof is not None and not proof.chunked:
