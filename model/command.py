@@ -31,14 +31,30 @@ Cell = Annotated[
         "forgets as much as it takes in)."
     ),
 ]
+MemorySteps = Annotated[
+    int,
+    typer.Option(
+        help="Begin with gates that keep for between 2 and this many steps, for data where what matters lies fifty and "
+        "more steps back: about the longest such lag, which --sequence has to reach over. 0: all keep for about 4."
+    ),
+]
 Hidden = Annotated[int, typer.Option(help="Width of each recurrent layer.")]
 Layers = Annotated[int, typer.Option(help="Recurrent layers.")]
 Dropout = Annotated[float, typer.Option(help="Share of activations dropped in training, between layers and around.")]
 Seed = Annotated[int, typer.Option(help="Seed of weights, dropout and order.")]
 MaxSeconds = Annotated[
-    float | None, typer.Option(help="Train no longer than this; the learning rate anneals by then.", show_default=False)
+    float | None,
+    typer.Option(
+        help="Train no longer than this in all, resumed parts counted; the learning rate anneals by then.",
+        show_default=False,
+    ),
 ]
-Epochs = Annotated[int, typer.Option(help="Passes over the training data; --max-seconds may end them sooner.")]
+Epochs = Annotated[
+    int,
+    typer.Option(
+        help="Passes over the training data in all, resumed parts counted; --max-seconds may end them sooner."
+    ),
+]
 Batch = Annotated[int, typer.Option(help="Streams that are read side by side.")]
 Sequence = Annotated[int, typer.Option(help="Steps per chunk: how far gradients reach. The state reaches on.")]
 LearningRate = Annotated[float, typer.Option(help="Peak of the learning rate: warm-up before, cosine after it.")]
@@ -70,6 +86,7 @@ def language(
     ] = None,
     resume: Resume = False,
     cell: Cell = "lstm",
+    memory_steps: MemorySteps = 0,
     hidden: Hidden = 320,
     layers: Layers = 2,
     dropout: Dropout = 0.3,
@@ -112,6 +129,7 @@ def forecast(
     ] = False,
     resume: Resume = False,
     cell: Cell = "lstm",
+    memory_steps: MemorySteps = 0,
     hidden: Hidden = 64,
     layers: Layers = 2,
     dropout: Dropout = 0.0,
@@ -163,6 +181,7 @@ def _train(context: typer.Context, out: Path, resume: bool, given: dict[str, Any
     explicit = [name for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
     try:
         from model import training
+        from model.display import sentences
         from model.snapshot import load_snapshot
     except ModuleNotFoundError as error:
         raise ModelError(f"training needs {error.name}: pip install 'lstm-serve[train]'") from error
@@ -178,15 +197,9 @@ def _train(context: typer.Context, out: Path, resume: bool, given: dict[str, Any
             metrics = training.start(options, run, console)
     except KeyboardInterrupt as interruption:  # outside the loop, or a second time in it
         raise Interrupted("stopped at once; what was saved before is kept") from interruption
-    for name, value in metrics.items():
-        console.print(f"{name.replace('_', ' ')}: {_figure(value)}", highlight=False, soft_wrap=True)
+    for sentence in sentences(metrics):
+        console.print(sentence, highlight=False, soft_wrap=True)
     console.print(f"checkpoint: {out}", highlight=False, soft_wrap=True)
-
-
-def _figure(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(_figure(item) for item in value)
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def _command() -> str:

@@ -1,6 +1,8 @@
-"""What a user sees while training runs: a progress bar, and one line per validation. Changes nothing."""
+"""What a user sees of a training: a progress bar, one line per validation, its figures in the end. Changes nothing."""
 
+from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -9,6 +11,19 @@ from model.trainer import Trainer
 
 _WHOLE = 1000  # parts of the bar
 _UNITS = {"language": "nats/char", "forecast": "x the squared error of repeating the last value"}
+
+# What is told of the final figures: a line for each group of them, under the first of its names.
+_FIGURES = {
+    "validation_nats_per_character": "validation: {validation_nats_per_character} nats per character "
+    "({validation_bits_per_character} bits)",
+    "validation_mse": "validation, one step ahead: RMSE {validation_rmse} (MSE {validation_mse}); "
+    "repeating the last value has RMSE {validation_rmse_of_repeating}",
+    "closed_loop_steps": "closed loop: the last {closed_loop_steps} steps forecast from what precedes them, each "
+    "prediction fed back as the next input: RMSE {closed_loop_rmse}",
+    "test_one_step_mse": "test waves, one step ahead: MSE {test_one_step_mse}",
+    "test_closed_loop_steps": "test waves, closed loop: {test_closed_loop_steps} steps, each prediction fed back as "
+    "the next input: RMSE {test_closed_loop_rmse}, one for each wave",
+}
 
 
 class Display:
@@ -62,3 +77,15 @@ class Display:
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"
+
+
+def sentences(metrics: Mapping[str, Any]) -> list[str]:
+    """The final figures as a user reads them, a line for each group that a task has."""
+    figures = {name: _figure(value) for name, value in metrics.items()}
+    return [line.format(**figures) for first, line in _FIGURES.items() if first in figures]
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(_figure(item) for item in value)
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -3,6 +3,7 @@
 Owns the shapes, the scaling and the initial weights. Must not know data, training, files or the command line.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -162,6 +163,26 @@ def initialise(network: Network) -> None:
             lasting, bias = network.cell.lasting
             nn.init.constant_(parameter.chunk(len(gates))[gates.index(lasting)], bias)
     nn.init.zeros_(network.head.bias)
+
+
+def keep_for(network: Network, steps: int) -> None:
+    """Begin with gates that keep for between 2 and `steps` steps, a time scale drawn evenly for each unit.
+
+    Tallec & Ollivier, "Can recurrent neural networks warp time?" (2018): a gate that keeps sigmoid(b) forgets over 1 +
+    exp(b) steps, so its bias is log(u) with u uniform in [1, steps - 1], and the gate that takes in has the
+    opposite bias. Nothing is done to a cell without gates.
+    """
+    if network.cell.lasting is None:
+        return
+    gates, (lasting, sign) = network.cell.gates, network.cell.lasting
+    with torch.no_grad():
+        for name, parameter in network.recurrent.named_parameters():
+            if name.startswith("bias_ih"):
+                bias = torch.log(torch.empty(network.config.hidden).uniform_(1, steps - 1))
+                parts = dict(zip(gates, parameter.chunk(len(gates)), strict=True))
+                parts[lasting].copy_(math.copysign(1.0, sign) * bias)
+                if lasting == "f":  # the other cells take in what they forget
+                    parts["i"].copy_(-bias)
 
 
 def build(config: NetworkConfig) -> Network:

@@ -3,6 +3,7 @@
 Owns the options and the rule for continuing. Must not import torch: `--help` is quick and works without it.
 """
 
+import math
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -20,6 +21,10 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 CELLS = ("rnn", "gru", "lstm", "peephole", "cifg")  # the names in model/cells.py, which needs torch
 
+_LONGEST_MEMORY = 1_000_000  # steps, far beyond what any training reads in one chunk
+_LARGEST_SEED = 2**31 - 1
+_MOST_THREADS = 1024
+
 Kind = Literal["language", "csv", "sine"]
 
 
@@ -29,8 +34,9 @@ class Options:
 
     `kind` says where the data comes from; `text`, `csv`, `target`, `features` and `time` are its own options.
     `sequence` is the length of a chunk in steps, `validation` a share between 0 and 1, `rollout` a number of steps,
-    `threads` 0 leaves the choice to torch. `precision` is that of matrix products in training; the weights, the
-    optimizer, the final figures and whatever serves are float32.
+    `threads` 0 leaves the choice to torch. `memory_steps` is the longest time for which gates keep to begin with (see
+    `model.networks.keep_for`); 0 leaves them as `model.networks.initialise` does. `precision` is that of matrix
+    products in training; the weights, the optimizer, the final figures and whatever serves are float32.
     """
 
     kind: Kind
@@ -49,6 +55,7 @@ class Options:
     threads: int = 0
     precision: str = "auto"
     cell: str = "lstm"
+    memory_steps: int = 0
     embedding: int = 0
     rollout: int = 0
     text: str | None = None
@@ -60,15 +67,23 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("hidden", "layers", "epochs", "batch", "sequence", "patience"):
             _require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
-        for name in ("seed", "threads", "rollout", "weight_decay"):
-            _require(getattr(self, name) >= 0, name, "must not be negative", getattr(self, name))
-        _require(self.learning_rate > 0, "learning_rate", "must be above 0", self.learning_rate)
+        for name, most in (("seed", _LARGEST_SEED), ("threads", _MOST_THREADS)):
+            _require(0 <= getattr(self, name) <= most, name, f"must be from 0 to {most:,}", getattr(self, name))
+        _require(self.rollout >= 0, "rollout", "must not be negative", self.rollout)
+        _require(0 <= self.weight_decay < math.inf, "weight_decay", "must be 0 or above, and finite", self.weight_decay)
+        _require(0 < self.learning_rate < math.inf, "learning_rate", "must be above 0, and finite", self.learning_rate)
+        _require(self.embedding >= 1 or self.kind != "language", "embedding", "must be at least 1", self.embedding)
         _require(0 <= self.dropout < 1, "dropout", "must be at least 0 and below 1", self.dropout)
         _require(0 < self.validation < 1, "validation", "must be between 0 and 1", self.validation)
         _require(self.precision in PRECISIONS, "precision", f"must be one of {', '.join(PRECISIONS)}", self.precision)
         _require(self.cell in CELLS, "cell", f"must be one of {', '.join(CELLS)}", self.cell)
         _require(self.max_seconds is None or self.max_seconds > 0, "max_seconds", "must be above 0", self.max_seconds)
         _require(self.rollout < self.sequence, "rollout", "must be below --sequence", self.rollout)
+        memory = self.memory_steps  # with 2 steps there is nothing to draw: every gate would keep for 2
+        rule = f"must be 0 or from 3 to {_LONGEST_MEMORY:,}"
+        _require(memory == 0 or 3 <= memory <= _LONGEST_MEMORY, "memory_steps", rule, memory)
+        if memory and self.cell == "rnn":
+            raise ModelError("--memory-steps is about gates, and the cell rnn has none: choose another --cell")
 
     def to_json(self) -> dict[str, Any]:
         """The options as a JSON object."""

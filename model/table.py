@@ -41,7 +41,9 @@ def read_table(path: Path, target: str, features: Sequence[str], time: str | Non
         raise DataError(f"{_quoted(twice)} is named twice: the target is read as a feature too, and each column once")
     missing = [name for name in [*chosen, *([time] if time else [])] if name not in header]
     if missing:
-        raise DataError(f"{path} has no column {_quoted(missing)}; its columns are {_quoted(header)}")
+        known = f"columns are {_quoted(header)}" if len(header) > 1 else f"only column is {_quoted(header)}"
+        rule = "" if len(header) > 1 else ": columns are separated by commas"
+        raise DataError(f"{path} has no column {_quoted(missing)}; its {known}{rule}")
     if time in chosen:
         raise DataError(f"the time column {time!r} of {path} cannot also be a target or feature")
     _check_widths(path, len(header), rows)

@@ -5,6 +5,7 @@ Owns the joining of data, networks and losses. Must not know the training loop o
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from torch import Tensor
 from model import plots, sine, table, text
 from model.errors import DataError
 from model.evaluation import closed_loop, forecast_metrics, language_metrics, wave_metrics
-from model.networks import ForecastNetwork, Network, NetworkConfig, build
+from model.networks import ForecastNetwork, Network, NetworkConfig, build, keep_for
 from model.objectives import ForecastLoss, language_loss, typical_change
-from model.options import Options
+from model.options import Kind, Options
 from model.streams import cut, cut_all, parallel
 from model.trainer import Material
 
@@ -41,13 +42,11 @@ class Task(ABC):
 def prepare(options: Options) -> Task:
     """Read the data and build the network; its initial weights follow from the seed. Raises ModelError."""
     torch.manual_seed(options.seed)
-    match options.kind:
-        case "language":
-            return LanguageTask(options)
-        case "sine":
-            return SineTask(options)
-        case "csv":
-            return TableTask(options)
+    kinds: dict[Kind, Callable[[Options], Task]] = {"language": LanguageTask, "sine": SineTask, "csv": TableTask}
+    task = kinds[options.kind](options)
+    if options.memory_steps:
+        keep_for(task.network, options.memory_steps)
+    return task
 
 
 class LanguageTask(Task):

@@ -55,6 +55,8 @@ def prepare(text: str, source: str, validation_share: float) -> Text:
     if len(vocabulary) < 2:
         raise DataError(f"{source} repeats a single character, which leaves nothing to learn")
     train = round(len(tokens) * (1 - validation_share))
+    if not 2 <= train <= len(tokens) - 2:
+        raise DataError(f"--validation {validation_share} leaves a split of {source} with fewer than 2 characters")
     description = {
         "source": source,
         "sha256": hashlib.sha256(text.encode()).hexdigest(),

@@ -8,6 +8,7 @@ one that was never stopped: weights, optimizer, carried state, random state and 
 resumed training anneals over what is left of the same budget, but no two runs by the clock are alike to the bit.
 """
 
+import math
 import platform
 import signal
 import time
@@ -80,6 +81,8 @@ def _train(options: Options, run: Run, console: Console, snapshot: Snapshot | No
         if snapshot.source != task.source:
             raise CheckpointError(f"the data is not what the training in {run.folder} was begun with")
         restore(trainer, snapshot)
+        if trainer.finished and not _waits_for_its_figures(run.folder):
+            raise ModelError(_used_up(trainer, run.folder))  # nothing is written: too small a limit must not stick
         cpu_before_s = snapshot.cpu_s
     console.print(_introduction(task, trainer), highlight=False, soft_wrap=True)
 
@@ -97,6 +100,25 @@ def _train(options: Options, run: Run, console: Console, snapshot: Snapshot | No
     metrics = task.finish(run.folder)
     _save(task, trainer, run, cpu_before_s, metrics)
     return metrics
+
+
+def _waits_for_its_figures(folder: Path) -> bool:
+    """Whether a training came to its end, and was stopped before it was measured: a resume makes up for that."""
+    made = checkpoint.load(folder).provenance
+    return bool(made.get("finished")) and not made.get("metrics")
+
+
+def _used_up(trainer: Trainer, folder: Path) -> str:
+    """What a training has done, and which of its limits must be raised before it can do more."""
+    standing, options = trainer.standing, trainer.options
+    limits = [
+        ("--max-seconds", math.ceil(standing.elapsed_s), standing.elapsed_s >= (options.max_seconds or math.inf)),
+        ("--epochs", standing.step // trainer.chunks_per_epoch, standing.step >= trainer.total_steps),
+        ("--patience", standing.stale, standing.stale >= options.patience),
+    ]
+    raised = " and ".join(f"{name} above {value}" for name, value, reached in limits if reached)
+    done = f"{standing.step:,} steps in {standing.elapsed_s:.1f} s"
+    return f"the training in {folder} has already made {done}, and limits count from its beginning: give {raised}"
 
 
 def _introduction(task: Task, trainer: Trainer) -> str:

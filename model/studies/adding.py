@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.networks import Network, NetworkConfig, build
+from model.networks import Network, NetworkConfig, build, keep_for
 from model.studies.options import AddingOptions
-from model.studies.starts import keep_for
 
 SOLVED = 0.04  # a sequence is solved when the absolute error of its answer is below this, as in the paper
 ENOUGH = 0.99  # share of solved sequences at which a training ends

@@ -16,7 +16,7 @@ class AddingOptions:
 
     `lags` are the fewest steps between the last number to be added and the answer, `updates` the most that a training
     may take, `batch` the sequences of one update. `biases` "lag" begins with gates that keep for about the lag (see
-    `model.studies.starts.keep_for`), "default" as every other training here.
+    `model.networks.keep_for`), "default" as every other training here.
     """
 
     lags: tuple[int, ...]

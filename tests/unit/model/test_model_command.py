@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from model.evaluation import language_metrics
 from model.options import CELLS
 from model.plots import _label_logarithm, draw_losses
 from model.streams import cut_all
+from model.tasks import LanguageTask
 from model.text import prepare
 from model.trainer import Trainer
 from model.training import stop_on_signals
@@ -91,6 +93,8 @@ def test_forecast_learns_from_a_table(table: Path, tmp_path: Path) -> None:
     words = ["--csv", table, "--target", "load", "--features", "wind", "--time", "hour", "--rollout", "5"]
     output = _train("forecast", *words, "--out", tmp_path / "out", "--epochs", "60", "--learning-rate", "0.02", *QUICK)
     assert "x the squared error of repeating the last value" in output
+    assert "validation, one step ahead: RMSE " in output
+    assert "closed loop: the last 5 steps forecast from what precedes them" in output
     loaded = checkpoint.load(tmp_path / "out")
     assert loaded.config.features == ("load", "wind")
     metrics = loaded.provenance["metrics"]
@@ -112,7 +116,8 @@ def test_scaling_is_learned_on_the_training_split_only(table: Path, tmp_path: Pa
 
 def test_sine_is_the_default_forecast(tmp_path: Path) -> None:
     """Without a CSV the sine exercise is trained, and its figures are those of the three test waves."""
-    _train("forecast", "--epochs", "1", "--out", tmp_path / "out", *QUICK)
+    output = _train("forecast", "--epochs", "1", "--out", tmp_path / "out", *QUICK)
+    assert re.search(r"closed loop: 1000 steps, each prediction fed back .*: RMSE [\d.]+, [\d.]+, [\d.]+, one", output)
     made = checkpoint.load(tmp_path / "out").provenance
     metrics = made["metrics"]
     assert made["options"]["rollout"] == 13  # of chunks of 20 steps
@@ -126,6 +131,7 @@ def test_ctrl_c_saves_and_resume_is_exact(
 ) -> None:
     """Ctrl-C finishes the step, saves, tells how to go on; the resumed training ends as one that was never stopped."""
     words = ["language", "--text", text, "--cell", cell, "--dropout", "0.2", "--epochs", "3", *QUICK]
+    words += [] if cell == "rnn" else ["--memory-steps", "30"]
     _train(*words, "--out", tmp_path / "straight")
     assert checkpoint.load(tmp_path / "straight").config.cell == cell
     step = Trainer.step
@@ -146,6 +152,22 @@ def test_ctrl_c_saves_and_resume_is_exact(
     straight, stopped = (checkpoint.read_tensors(path)[0] for path in names)
     assert straight.keys() == stopped.keys()
     assert all(torch.equal(straight[name], stopped[name]) for name in straight)
+
+
+def test_gates_begin_open_for_the_steps_that_are_asked_for(text: Path, tmp_path: Path) -> None:
+    """--memory-steps draws the biases of each unit; without it they are 1 and 0. The checkpoint tells."""
+    words = ["language", "--text", text, "--epochs", "1", "--learning-rate", "1e-12", *QUICK]  # nothing is learned
+    _train(*words, "--out", tmp_path / "open", "--memory-steps", "100")
+    _train(*words, "--out", tmp_path / "usual")
+    usual, opened = (checkpoint.load(tmp_path / folder) for folder in ("usual", "open"))
+    assert usual.provenance["options"]["memory_steps"] == 0
+    assert opened.provenance["options"]["memory_steps"] == 100
+    taking_in, keeping = opened.network.get_parameter("recurrent.bias_ih_l0").chunk(4)[:2]
+    assert torch.allclose(keeping, -taking_in)
+    assert all(0 <= bias <= math.log(99) for bias in keeping.tolist())
+    assert keeping.max() - keeping.min() > 1
+    forget = usual.network.get_parameter("recurrent.bias_ih_l0").chunk(4)[1]
+    assert torch.allclose(forget, torch.ones(8))
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -263,6 +285,8 @@ def test_resume_refuses_another_training(text: Path, tmp_path: Path) -> None:
         _train(*words, "--hidden", "9", "--resume")
     with pytest.raises(ModelError, match="--cell is lstm in the checkpoint"):
         _train(*words, "--cell", "gru", "--resume")
+    with pytest.raises(ModelError, match="--memory-steps is 0 in the checkpoint"):
+        _train(*words, "--memory-steps", "9", "--resume")
     with pytest.raises(ModelError, match="kind language"):
         _train("forecast", "--out", tmp_path / "out", "--resume")
     _train(*words, "--epochs", "2", "--resume")
@@ -273,6 +297,57 @@ def test_resume_refuses_another_training(text: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ([], "give --epochs above 2$"),
+        (["--epochs", "1"], "give --epochs above 2$"),
+        (["--epochs", "9", "--max-seconds", "1e-9"], r"give --max-seconds above \d+$"),
+        (["--max-seconds", "1e-9"], r"give --max-seconds above \d+ and --epochs above 2$"),
+    ],
+)
+def test_a_resume_with_nothing_left_to_do_says_so(limit: list[str], said: str, text: Path, tmp_path: Path) -> None:
+    """Limits count from the beginning: one that is used up is told with what is done, and changes no file."""
+    out = tmp_path / "out"
+    _train("language", "--text", text, "--epochs", "2", *QUICK, "--out", out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(ModelError, match=rf"has already made \d+ steps in [\d.]+ s, .*: {said}"):
+        _train("language", "--out", out, "--resume", *limit)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    _train("language", "--out", out, "--resume", "--epochs", "3")  # what was refused has left no limit behind
+    assert checkpoint.load(out).provenance["finished"] is True
+
+
+def test_used_up_patience_is_told(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that stopped since nothing became better is gone on with for a greater patience."""
+    losses = itertools.count(1.0)
+    monkeypatch.setattr("model.trainer.evaluate", lambda *arguments: next(losses))
+    words = ["--out", tmp_path / "out", "--patience", "2"]
+    _train("language", "--text", text, "--epochs", "90", *QUICK, *words)
+    with pytest.raises(ModelError, match=r"give --patience above 2$"):
+        _train("language", *words, "--resume")
+
+
+def test_a_training_that_was_stopped_before_its_figures_gets_them(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever breaks into the last measurement finds it made up for by a resume, without any step."""
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LanguageTask, "finish", interrupted)
+    words = ["language", "--out", tmp_path / "out"]
+    with pytest.raises(Interrupted, match="what was saved before is kept"):
+        _train(*words, "--text", text, "--epochs", "2", *QUICK)
+    monkeypatch.undo()
+    steps = checkpoint.load(tmp_path / "out").provenance["steps"]
+    assert "nats per character" in _train(*words, "--resume")
+    made = checkpoint.load(tmp_path / "out").provenance
+    assert made["metrics"]
+    assert made["steps"] == steps
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["language", "--dropout", "1"], "--dropout"),
@@ -280,6 +355,15 @@ def test_resume_refuses_another_training(text: Path, tmp_path: Path) -> None:
         (["language", "--validation", "1"], "--validation"),
         (["language", "--precision", "half"], "--precision"),
         (["language", "--cell", "elman"], "--cell must be one of rnn, gru, lstm, peephole, cifg, not elman"),
+        (["language", "--memory-steps", "2"], "--memory-steps must be 0 or from 3 to 1,000,000, not 2"),
+        (["language", "--memory-steps", "1000001"], "--memory-steps must be 0 or from 3 to 1,000,000, not 1000001"),
+        (["forecast", "--memory-steps", "9", "--cell", "rnn"], "--memory-steps is about gates, .* rnn has none"),
+        (["language", "--seed", "9" * 20], "--seed must be from 0 to 2,147,483,647"),
+        (["language", "--threads", "9999999999"], "--threads must be from 0 to 1,024"),
+        (["language", "--learning-rate", "inf"], "--learning-rate must be above 0, and finite, not inf"),
+        (["language", "--weight-decay", "inf"], "--weight-decay must be 0 or above, and finite, not inf"),
+        (["language", "--embedding", "0"], "--embedding must be at least 1, not 0"),
+        (["language", "--validation", "1e-9"], "--validation 1e-09 leaves a split of pydoc_data.topics with fewer"),
         (["language", "--hidden", "0"], "--hidden"),
         (["forecast", "--rollout", "300"], "--rollout"),
         (["forecast", "--csv", "x.csv"], "--target"),

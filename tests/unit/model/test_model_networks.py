@@ -1,6 +1,7 @@
 """Networks are pure functions whose state can be carried, scaled and rebuilt."""
 
 import json
+import math
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from model.cells import CELLS
 from model.errors import ModelError
-from model.networks import ForecastNetwork, LanguageNetwork, Network, NetworkConfig, build
+from model.networks import ForecastNetwork, LanguageNetwork, Network, NetworkConfig, build, keep_for
 
 EACH_CELL = pytest.mark.parametrize("cell", CELLS)
 LANGUAGE = NetworkConfig(
@@ -131,6 +132,35 @@ def test_memory_starts_open(cell: str, biases: list[int]) -> None:
     for layer in range(2):
         total = getattr(network.recurrent, f"bias_ih_l{layer}") + getattr(network.recurrent, f"bias_hh_l{layer}")
         assert total.view(-1, 12).tolist() == [[bias] * 12 for bias in biases]
+
+
+@pytest.mark.parametrize(("cell", "gate"), [("gru", "z"), ("lstm", "f"), ("peephole", "f"), ("cifg", "i")])
+def test_gates_begin_open_for_the_lag(cell: str, gate: str) -> None:
+    """Time scales from 2 to 100 steps: the gate that keeps has the bias log(u), the one that takes in its opposite."""
+    network = _network(replace(LANGUAGE, cell=cell))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    keep_for(network, 100)
+    changed = {name for name, tensor in network.state_dict().items() if not tensor.equal(before[name])}
+    assert changed == {"recurrent.bias_ih_l0", "recurrent.bias_ih_l1"}
+    drawn = []
+    for name in sorted(changed):
+        biases = network.state_dict()[name].chunk(len(CELLS[cell].gates))
+        parts = dict(zip(CELLS[cell].gates, biases, strict=True))
+        keeping = -parts[gate] if gate == "i" else parts[gate]
+        assert keeping.min() >= 0
+        assert keeping.max() <= math.log(99)
+        drawn += keeping.tolist()
+        if gate == "f":
+            assert parts["i"].equal(-parts["f"])
+    assert len(set(drawn)) == 24  # each unit of each layer has its own
+
+
+def test_a_cell_without_gates_has_none_to_open() -> None:
+    """The RNN is left as it is."""
+    network = _network(replace(LANGUAGE, cell="rnn"))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    keep_for(network, 100)
+    assert all(tensor.equal(before[name]) for name, tensor in network.state_dict().items())
 
 
 @EACH_CELL

@@ -86,6 +86,16 @@ def test_unknown_columns_are_named_with_the_known(tmp_path: Path) -> None:
         read_table(path, "x", ["y"], "z")
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_other_separators_are_told_of(tmp_path: Path, separator: str) -> None:
+    """A header that is one cell, since something else stands between its names, is told what should stand there."""
+    path = _file(tmp_path, f"a{separator}b\n1{separator}2\n")
+    with pytest.raises(DataError) as caught:
+        read_table(path, "a", ["b"], None)
+    shown = repr(f"a{separator}b")
+    assert f"no column 'a', 'b'; its only column is {shown}: columns are separated by commas" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "times",
     [["1", "2", "3.5"], ["2024-01-01", "2024-01-02T10:00", "2024-01-03 10:00:00"], ["2024-01-01T00:00Z", "2e9", "3e9"]],

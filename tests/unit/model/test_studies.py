@@ -14,7 +14,7 @@ from model.studies import adding
 from model.studies.adding import CHANCE, SOLVED, Examples, answers, draw, errors
 from model.studies.gradients import reach
 from model.studies.options import AddingOptions
-from model.studies.starts import keep_for, reset
+from model.studies.starts import reset
 
 LAG = 20
 TINY = AddingOptions(
@@ -120,33 +120,6 @@ def test_an_attempt_ends_when_the_problem_is_solved(monkeypatch: pytest.MonkeyPa
     """At the first check at which enough is solved."""
     monkeypatch.setattr(adding, "ENOUGH", 0.0)
     assert adding.attempt("gru", 10, TINY, lambda updates, share: None).updates == 50
-
-
-@pytest.mark.parametrize(("cell", "gate"), [("gru", "z"), ("lstm", "f"), ("peephole", "f"), ("cifg", "i")])
-def test_gates_begin_open_for_the_lag(cell: str, gate: str) -> None:
-    """Time scales from 2 to 100 steps: the gate that keeps has the bias log(u), the one that takes in its opposite."""
-    network = _adder(cell)
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    keep_for(network, 100)
-    changed = {name for name, tensor in network.state_dict().items() if not tensor.equal(before[name])}
-    assert changed == {"recurrent.bias_ih_l0"}
-    parts = dict(
-        zip(CELLS[cell].gates, network.state_dict()["recurrent.bias_ih_l0"].chunk(len(CELLS[cell].gates)), strict=True)
-    )
-    bias = -parts[gate] if gate == "i" else parts[gate]
-    assert bias.min() >= 0
-    assert bias.max() <= math.log(99)
-    assert len(set(bias.tolist())) == 6
-    if gate == "f":
-        assert parts["i"].equal(-parts["f"])
-
-
-def test_a_cell_without_gates_has_none_to_open() -> None:
-    """The RNN is left as it is."""
-    network = _adder("rnn")
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    keep_for(network, 100)
-    assert all(tensor.equal(before[name]) for name, tensor in network.state_dict().items())
 
 
 def test_reset_gives_the_weights_of_pytorch() -> None:
