@@ -16,3 +16,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562
 
         return from_torch
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:  # the same PEP: completion in a shell shows the door
+    return [*globals(), *__all__]

@@ -28,7 +28,7 @@ class Provider(StrEnum):
     cuda = "cuda"
 
 
-@app.command()
+@app.command(short_help="Freeze a checkpoint into an artifact.")
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Folder that `lstm-serve train` left.", metavar="CHECKPOINT")],
     to: Annotated[Path, typer.Option(help="Where the artifact goes: model_repository/NAME/VERSION/.")],
@@ -57,7 +57,7 @@ def _ending_in_order() -> Iterator[None]:
 Names = list[str] | None  # an option that may be given several times
 
 
-@app.command()
+@app.command(short_help="Make an artifact of any stateful ONNX model.")
 def adopt(
     file: Annotated[Path, typer.Argument(help="ONNX model with states as inputs and outputs.", metavar="FILE.onnx")],
     to: Annotated[Path, typer.Option(help="Where the artifact goes: model_repository/NAME/VERSION/.")],
@@ -123,7 +123,7 @@ class Kind(StrEnum):
     float16 = "float16"
 
 
-@app.command()
+@app.command(short_help="Make an artifact of fewer bits.")
 def quantize(
     artifact: Annotated[
         Path, typer.Argument(help="File of an artifact: model_repository/NAME/VERSION/model.onnx.", metavar="ARTIFACT")
@@ -162,13 +162,14 @@ def quantize(
 
     int8 is ONNX Runtime's dynamic quantisation of LSTM and MatMul, with ranges that are the same in every call: rows
     stay apart and answers bit-exact. RNN and GRU have no int8 kernel. Too great a loss of quality is refused.
+    Sessions of int8 and float16 artifacts no longer show their gates; those of int8-weights do.
     """
     from export.quantization.quantising import Limits, quantise_file  # needs onnx and ONNX Runtime
 
     quantise_file(artifact, to, kind.value, data, Limits(max_loss_increase, max_error), Console(), force=force)
 
 
-@app.command()
+@app.command(short_help="Check an artifact on this machine.")
 def verify(
     artifact: Annotated[
         Path, typer.Argument(help="File of an artifact: model_repository/NAME/VERSION/model.onnx.", metavar="ARTIFACT")

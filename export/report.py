@@ -7,6 +7,7 @@ from export.parity import Difference, Report
 from service.artifact import Signature
 
 MAX_NAMED = 6  # states
+NOT_EXACT = "rows are not bit-exact in this engine: it will neither cut nor fold chunks"
 
 
 def table(report: Report) -> Table:
@@ -52,7 +53,7 @@ def _cells(difference: Difference, tolerance: float) -> tuple[str, str]:
 def bits(report: Report) -> str:
     """One sentence on whether rows keep their bits, and what the engine does for it."""
     if not report.bit_exact:
-        return "rows are not bit-exact in this engine: it will neither cut nor fold chunks"
+        return NOT_EXACT
     if report.min_rows == 1:
         return "rows are bit-exact in this engine, whatever the batch"
     return f"rows are bit-exact in this engine, whatever the batch, which it fills up to {report.min_rows} rows"

@@ -13,12 +13,13 @@ from onnx import ModelProto, ValueInfoProto, helper
 from rich.console import Console
 
 from export.adoption import tables
-from export.adoption.describing import describe
+from export.adoption.describing import describe, one_step
 from export.adoption.proving import prove, tolerance_of
 from export.adoption.reading import LARGEST, read_model
 from export.adoption.wishes import Wishes
 from export.artifact import FILE, fingerprint, publish, target_of
 from export.errors import ExportError
+from export.report import NOT_EXACT
 from export.signature import attach
 from service.artifact import Proof, Shape, Signature
 from service.engine import ort
@@ -62,13 +63,17 @@ def adopt_model(
     console.print(tables.proof(proof, tolerance_of(signature)))
     if not proof.chunked:
         warnings.append(
-            "a sequence cut into chunks is not answered as the whole: each request is run as it comes, and clients see "
-            "where they cut"
+            f"answers depend on how clients cut their sequences (difference {tables.chunk_error(proof, '.2g')}): send "
+            "each sequence in one request, or use predict"
         )
     content = _attached(model, signature.model_copy(update={"proof": proof}))
     settings = load_settings(provider=wishes.provider)
     if placed := placement(content, settings):
         console.print(tables.placement(placed))
+    if proof.chunked and proof.bit_exact_from is None:
+        _say(console, NOT_EXACT)
+    if said := one_step(signature, wishes):
+        _say(console, said)
     for sentence in warnings:
         _say(console, f"warning: {sentence}")
     publish(content, path, lambda partial: _loads(partial, wishes), force=force)

@@ -70,7 +70,8 @@ def find_layout(parts: Parts, wishes: Wishes, run: Run) -> Layout:
     loose = [p.name for p in parts.sequences if len(p.open) > 1 and p.name not in wishes.shapes]
     if first is not None and loose:
         raise ExportError(
-            f"{first} (an open axis that takes one length only: --shape {loose[0]}=..., ? for the others)"
+            f"{first} ({UNROLLED}; or give an open axis that takes one length only: --shape {loose[0]}=..., ? for the "
+            "others)"
         )
     raise first or ExportError("no reading of the axes was tried")
 
@@ -141,6 +142,8 @@ def _refuse_frozen(parts: Parts) -> None:
         )
 
 
+FIXED = "the exporter has probably unrolled the steps of the example and fixed their number"
+UNROLLED = f"{FIXED}: export again with an open time axis, or use export.from_torch"
 HOW = "torch.onnx.export takes dynamic_shapes or dynamic_axes"
 
 
@@ -202,8 +205,10 @@ def _tried(parts: Parts, wishes: Wishes, run: Run, places: dict[str, Places], ro
     answers = {p.name: _answer(p, wishes, base[p.name], more[p.name], longer[p.name], places) for p in parts.answers}
     for name, place in answers.items():
         shape = base[name]
-        if place.time is not None and steps > 1 and shape[place.time] != steps:
-            raise ExportError(f"the output {name!r} holds {shape[place.time]} steps where {steps} went in")
+        if place.time is not None and steps > 1:
+            for held, went in ((shape[place.time], steps), (longer[name][place.time], steps + 2)):
+                if held != went:
+                    raise ExportError(f"the output {name!r} holds {held} steps where {went} went in")
         if place.batch is not None and rows > 1 and shape[place.batch] != rows:
             raise ExportError(f"the output {name!r} holds {shape[place.batch]} rows where {rows} went in")
     return Layout(places | answers, base, rows, steps)

@@ -8,12 +8,12 @@ import numpy as np
 from onnx import ModelProto
 from pydantic import ValidationError
 
-from export.adoption.axes import HOW, Layout, find_layout
+from export.adoption.axes import HOW, UNROLLED, Layout, find_layout
 from export.adoption.loading import check_survives
 from export.adoption.parts import Parts, State, parts_of
 from export.adoption.ports import Dim, Port, ports_of
 from export.adoption.recurrences import find_recurrences
-from export.adoption.wishes import Wishes
+from export.adoption.wishes import ALL, Wishes
 from export.errors import ExportError
 from service.artifact import Shape, Signature, StateSpec, Tensor, TensorSpec
 from service.engine import ort
@@ -56,6 +56,23 @@ def describe(model: ModelProto, wishes: Wishes, made: Mapping[str, Any]) -> tupl
             "they are written with every request"
         )
     return signature, _warnings(parts, layout, wishes)
+
+
+def one_step(signature: Signature, wishes: Wishes) -> str | None:
+    """A sentence on what one request holds, where it is one step; None where it is as many as the client sends."""
+    if signature.has_time_axis:
+        return None
+    for spec in signature.inputs:
+        told = wishes.time_axes.get(spec.name, wishes.time_axes.get(ALL, 0)) is None
+        others = len(spec.step_shape) - 1  # axes for values, which whole numbers do without
+        if not told and spec.time_axis is None and others >= (spec.dtype[0] == "f") and spec.step_shape[0] > 1:
+            return (
+                f"no open time axis: one step is a whole {spec.name} {list(spec.step_shape)}; if {spec.step_shape[0]} "
+                "was only the example's length, the exporter has fixed it: export again with an open time axis "
+                f"({HOW}), or use export.from_torch"
+            )
+    steps = ", ".join(f"{spec.name} {list(spec.step_shape)}" for spec in signature.inputs)
+    return f"one request is one step: {steps}"
 
 
 class _Runner:
@@ -167,5 +184,8 @@ def _warnings(parts: Parts, layout: Layout, wishes: Wishes) -> list[str]:
             f"the output {untimed[0]!r} has no axis for steps"
         )
     if layout.steps == 1 and any(layout.places[p.name].time is not None and p.open for p in parts.sequences):
-        told.append(f"one request is one step, although the shapes leave the number of steps open: {layout.refused}")
+        told.append(
+            "one request is one step, although the shapes leave the number of steps open: "
+            f"{layout.refused} ({UNROLLED})"
+        )
     return told

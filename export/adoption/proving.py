@@ -3,11 +3,13 @@
 Owns the questions and what is refused. The engine and the ways to run sequences are those of the parity gate.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from export.adoption.axes import UNROLLED
 from export.errors import ExportError
 from export.parity import UNCALIBRATED, largest_error
 from export.trial import ALONE, Answer, Case, Plan, play
@@ -19,6 +21,7 @@ from service.errors import ArtifactError
 from service.settings import Settings
 
 _ROWS, _STEPS = 12, 17
+NOT_FINITE = sys.float_info.max  # a proof holds numbers only: the error of chunks that come to NaN or infinity
 _FLOAT16 = 1e-2  # allowed differences, in units (see export/parity.py), where a tensor has half precision
 _LOUD = 100.0  # so much larger are the neighbours' inputs, so that a faint leak grows as much
 
@@ -40,15 +43,23 @@ def prove(path: Path, settings: Settings, told: Callable[[str], None]) -> Proof:
         ExportError: the model cannot be served as its signature says: rows leak into each other, lengths are not
             honoured, an imported state does not continue, or ordinary inputs come to NaN or infinity.
     """
+    hint = ""
     try:
         engine = load_engine(path, settings)
+        hint = _hint(engine.signature)
         told("from how many rows on answers are the same bits")
         probe(engine)
         return _Questions(engine, path, settings, told).proof()
     except ArtifactError as error:
-        raise ExportError(f"the model cannot be served: {error.detail.removeprefix(f'{path}: ')}") from error
+        raise ExportError(f"the model cannot be served: {error.detail.removeprefix(f'{path}: ')}{hint}") from error
     except ort.ERRORS as error:
-        raise ExportError(f"the model does not run: {ort.first_line(error)}") from error
+        raise ExportError(f"the model does not run: {ort.first_line(error)}{hint}") from error
+
+
+def _hint(signature: Signature) -> str:
+    """What is probably wrong with a graph that does not run, where it leaves the steps open and answers none."""
+    opened = any(spec.time_axis is not None and spec.shape[spec.time_axis] is None for spec in signature.inputs)
+    return f" ({UNROLLED})" if opened and not signature.has_time_axis else ""
 
 
 class _Questions:
@@ -75,7 +86,7 @@ class _Questions:
                 f"{self._tolerance:.0e} is allowed; serve the model one row per call with --unbatched"
             )
         self._told("sequences in chunks")
-        chunk_error = self._error(self._play(cases, _CUT), alone)
+        chunk_error = min(self._error(self._play(cases, _CUT), alone), NOT_FINITE)
         self._check_lengths()
         self._told("an imported state")
         return Proof(

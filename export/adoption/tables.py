@@ -8,6 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from export.adoption.proving import NOT_FINITE
 from service.artifact import Proof, Shape, Signature, Tensor
 
 
@@ -41,14 +42,20 @@ def ports(signature: Signature) -> Table:
 
 def proof(found: Proof, tolerance: float) -> Table:
     """What was shown by running, with the largest differences."""
-    shown = _table("shown by running", "", "largest difference", title=f"differences in units, {tolerance:.0e} allowed")
+    title = f"differences in units (1, or the value where that is larger), {tolerance:.0e} allowed"
+    shown = _table("shown by running", "", "largest difference", title=title)
     exact = "never" if found.bit_exact_from is None else f"from {found.bit_exact_from} rows on"
     shown.add_row("rows do not influence each other", _yes(found.rows_independent), "")
     shown.add_row("a row in a batch equals the row alone", "yes", f"{found.batch_error:.1e}")
     shown.add_row("the same bits, whatever the batch", exact, "")
-    shown.add_row("a sequence may be cut into chunks", _yes(found.chunked), f"{found.chunk_error:.1e}")
+    shown.add_row("a sequence may be cut into chunks", _yes(found.chunked), chunk_error(found, ".1e"))
     shown.add_row("an exported state continues elsewhere", _yes(found.continues), "the same bits")
     return shown
+
+
+def chunk_error(found: Proof, form: str) -> str:
+    """The largest difference between chunks and the whole, for people."""
+    return "not finite" if found.chunk_error == NOT_FINITE else format(found.chunk_error, form)
 
 
 def placement(found: Mapping[str, Counter[str]]) -> Table:

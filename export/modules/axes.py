@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from export.errors import ExportError
-from export.modules.calling import Call, Named, first_line
+from export.modules.calling import MOST_TRIALS, Call, Named, first_line
 
 ROWS, STEPS = 3, 5
-_MOST_TRIALS = 256  # ways in which the rows of many states may lie
+NOT_FINITE = "the module itself answers NaN or infinity for inputs like its example's"
 
 Axis = int | None | Mapping[str, int | None] | Literal["auto"]  # of every input, or by the names of inputs and states
 
@@ -43,18 +43,20 @@ class Axes:
 def find_axes(call: Call, batch_axis: Axis, time_axis: Axis, tolerance: float) -> Axes:
     """The axes of a call, those told and those found; ExportError where the module does not run with other sizes."""
     batch = _rows(call, batch_axis)
-    guesses = _guesses(call, time_axis)
+    guesses, uncut = _guesses(call, time_axis), False
     for time in guesses:
         if (outputs := _through(call, batch, time)) is not None:
             axes = Axes(batch, {**time, **outputs}, cut=True)
             if _chunked(call, axes, tolerance):
                 return axes
-            if time_axis != "auto":
-                raise ExportError(
-                    "a sequence cut into chunks is answered otherwise than the whole: the module needs more than its "
-                    "states to go on; with time_axis=None each call of the example's length is one step"
-                )
+            uncut = True
+    if uncut:
+        raise ExportError(
+            "a sequence cut into chunks is answered otherwise than the whole: the module needs more than its "
+            "states to go on; with time_axis=None each call of the example's length is one step"
+        )
     if time_axis == "auto":
+        _refuse_doubt(call, batch)
         return Axes(batch, dict.fromkeys([*call.sequences, *call.outputs]), cut=False)
     return _one_step(call, batch, guesses[0])
 
@@ -68,12 +70,14 @@ def largest_difference(have: Tensor, want: Tensor) -> float:
 def _rows(call: Call, batch_axis: Axis) -> dict[str, int | None]:
     """The batch axis of every tensor."""
     problem = "no axis fits"
+    if batch_axis is None:
+        _refuse_many(call)
     for inputs in _guesses(call, batch_axis):
         if all(axis is None for axis in inputs.values()):
             return dict.fromkeys([*call.sequences, *call.carried, *call.outputs])
         count = _count(call.sequences, inputs, "batch_axis")
         choices = [_choices(name, tensor, batch_axis, count) for name, tensor in call.carried.items()]
-        for axes in itertools.islice(itertools.product(*choices), _MOST_TRIALS):
+        for axes in itertools.islice(itertools.product(*choices), MOST_TRIALS):
             batch = {**inputs, **dict(zip(call.carried, axes, strict=True))}
             try:
                 few, many = (_run(call, batch, {}, rows, 0) for rows in (ROWS, ROWS + 1))
@@ -86,6 +90,22 @@ def _rows(call: Call, batch_axis: Axis) -> dict[str, int | None]:
         f"the module does not run with {ROWS} rows instead of its example's ({problem}): say where the rows lie with "
         "batch_axis= (by name, inputs and states), or batch_axis=None for a module that takes one row at a time"
     )
+
+
+def _refuse_many(call: Call) -> None:
+    """ExportError where one row at a time is asked for with an example of several, of which any number would do."""
+    for axis in range(min(tensor.dim() for tensor in call.sequences.values()) - 1):  # the last one is a row's own
+        try:
+            _rows(call, dict.fromkeys(call.sequences, axis))
+        except ExportError:
+            continue
+        if (count := _count(call.sequences, dict.fromkeys(call.sequences, axis), "batch_axis")) > 1:
+            name, tensor = next(iter(call.sequences.items()))
+            raise ExportError(
+                f"batch_axis=None takes one row at a time, but the example has {count} of them on axis {axis}: leave "
+                f"batch_axis out, give an example of one row, or say batch_axis={{{name!r}: None}} if all of "
+                f"{list(tensor.shape)} is one row"
+            )
 
 
 def _guesses(call: Call, axis: Axis) -> list[dict[str, int | None]]:
@@ -157,6 +177,8 @@ def _chunked(call: Call, axes: Axes, tolerance: float) -> bool:
     """Whether a sequence may be cut: else it is no sequence, but one step with a shape of its own."""
     feed = draw(call, axes, ROWS, STEPS)
     whole = call(feed)
+    if not all(tensor.isfinite().all() for tensor in whole.values()):
+        raise ExportError(NOT_FINITE)
     parts: list[Named] = []
     for start, end in ((0, 1), (1, STEPS)):
         cut = {name: feed[name].narrow(axes.time[name] or 0, start, end - start) for name in call.sequences}
@@ -165,6 +187,35 @@ def _chunked(call: Call, axes: Axes, tolerance: float) -> bool:
     joined = {name: torch.cat([part[name] for part in parts], dim=axes.time[name] or 0) for name in call.outputs}
     joined |= {name: parts[-1][name] for name in call.carried}
     return all(largest_difference(joined[name], whole[name]) <= tolerance for name in call.returned)
+
+
+def _refuse_doubt(call: Call, batch: Mapping[str, int | None]) -> None:
+    """ExportError where inputs, all or one of them, can be longer or shorter, and so may well be sequences.
+
+    Of fractions, an axis is left for the values of one step: [batch, 512] is taken for 512 of them, such as audio.
+    """
+    inputs = call.sequences
+    guesses: list[dict[str, int | None]] = _guesses(call, "auto") if len(inputs) > 1 else []
+    guesses += [{name: axis} for name, tensor in inputs.items() for axis in range(tensor.dim())]
+    for axes in guesses:
+        if not all(_leaves_values(inputs[name], axis, batch[name]) for name, axis in axes.items()):
+            continue
+        try:
+            for steps in (STEPS, STEPS + 1):
+                _run(call, batch, axes, ROWS, steps)
+        except Exception:  # noqa: BLE001, S112 - a module that does not run with other lengths has no time axis
+            continue
+        raise ExportError(
+            f"the module takes inputs of any length along {axes}, so that they may be sequences: with "
+            f"time_axis={axes} each call is one step, of length 1 there; with time_axis=None each call of the "
+            "example's length is one step"
+        )
+
+
+def _leaves_values(tensor: Tensor, time: int | None, batch: int | None) -> bool:
+    """Whether an axis is no batch axis, and another one is left for values, which whole numbers do without."""
+    others = tensor.dim() - 1 - (batch is not None)
+    return time != batch and others >= (1 if tensor.is_floating_point() else 0)
 
 
 def _one_step(call: Call, batch: dict[str, int | None], time: Mapping[str, int | None]) -> Axes:

@@ -1,10 +1,12 @@
 """A module of the user's own as a pure function of named tensors.
 
 Owns the names: of what ``forward`` takes (its parameters, ``state_0`` and ``state_1`` inside of a ``state`` that is a
-tuple), of what it returns, and of new states. Knows nothing of axes, exporters or ONNX.
+tuple), of what it returns, and of new states. Knows nothing of exporters or ONNX, nor of axes, but for the sentence on
+states of another number of rows.
 """
 
 import inspect
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -88,7 +90,6 @@ def bind(
     answer = _answer(draft)
     call = replace(draft, returned=_returned(draft, outputs, len(answer)))
     _check_states(call, dict(zip(call.returned, answer, strict=True)))
-    _check_repeats(draft, answer)
     return call
 
 
@@ -121,6 +122,7 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {said if len(said) <= _LONGEST else said[:_LONGEST] + ' ...'}"
 
 
+MOST_TRIALS = 256  # ways in which the rows of many states may lie
 _LONGEST = 200  # characters of another library's sentence: some hold a whole graph
 _OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -193,26 +195,47 @@ def _check_states(call: Call, answer: Named) -> None:
 def _answer(draft: Call) -> list[Tensor]:
     """What ``forward`` returns for the example."""
     try:
-        answer = draft.module(**_copied(draft.inputs), **_copied(draft.states), **draft.constants)
-        return [tensor.clone() for _, tensor in _leaves(answer, "output")]
+        return _tried(draft, draft.carried)
     except ExportError:
         raise
     except Exception as error:  # a module of the user's may raise anything
-        raise ExportError(f"the module does not run on its example: {first_line(error)}") from error
+        raise ExportError(
+            _other_rows(draft) or f"the module does not run on its example: {first_line(error)}"
+        ) from error
 
 
-def _check_repeats(draft: Call, answer: Sequence[Tensor]) -> None:
-    """The same question, the same answer: all that a module remembers must go in and come back."""
-    before = _copies(dict(draft.module.named_buffers()))
-    again = _answer(draft)
-    if all(((a == b) | (a != a)).all() for a, b in zip(again, answer, strict=True)):
-        return
-    changed = [name for name, kept in draft.module.named_buffers() if not torch.equal(kept, before[name])]
-    kept = f"keeps a state in its buffer {changed[0]!r}" if changed else "draws random numbers, or keeps a state"
-    raise ExportError(
-        f"the module answers the same question differently each time: it {kept}, where a state must be a parameter of "
-        "forward and be returned"
-    )
+def _tried(draft: Call, states: Named) -> list[Tensor]:
+    tensors = _copies({**draft.sequences, **states})
+    nested = {name: _rebuilt(value, name, tensors) for name, value in {**draft.inputs, **draft.states}.items()}
+    return [tensor.clone() for _, tensor in _leaves(draft.module(**nested, **draft.constants), "output")]
+
+
+def _other_rows(draft: Call) -> str | None:
+    """A sentence, where the module runs as soon as the states have as many rows as the inputs."""
+    shapes = [tensor.shape for tensor in draft.sequences.values()]
+    for rows in dict.fromkeys(lengths[0] for lengths in zip(*shapes, strict=False) if len(set(lengths)) == 1):
+        choices = [[(name, axis) for axis in range(tensor.dim())] for name, tensor in draft.carried.items()]
+        for axes in itertools.islice(itertools.product(*choices), MOST_TRIALS):
+            states = {name: _with_rows(draft.carried[name], axis, rows) for name, axis in axes}
+            try:
+                answered = [tensor.shape for tensor in _tried(draft, states)]
+            except Exception:  # noqa: BLE001, S112 - a wrong guess makes a module raise anything
+                continue
+            if any(state.shape not in answered for state in states.values()):
+                continue
+            told = (
+                f"{n!r} has {draft.carried[n].shape[a]} on axis {a}"
+                for n, a in axes
+                if states[n] is not draft.carried[n]
+            )
+            return f"states must have as many rows as the inputs ({rows}): {', '.join(told)}"
+    return None
+
+
+def _with_rows(state: Tensor, axis: int, rows: int) -> Tensor:
+    if state.shape[axis] in (0, rows):
+        return state
+    return state.index_select(axis, torch.arange(rows) % state.shape[axis])
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> Named:

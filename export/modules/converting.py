@@ -4,6 +4,8 @@ Exported in one way after the other until an artifact answers like the module, a
 against the module, and only then published.
 """
 
+import re
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +18,16 @@ from rich.console import Console
 from torch import nn
 
 from export.adoption.adopting import adopt_model
-from export.adoption.wishes import ALL, Wishes
+from export.adoption.axes import FIXED
+from export.adoption.ports import shape_text
+from export.adoption.wishes import ALL, NONE, Wishes
 from export.artifact import fingerprint, publish, target_of
 from export.errors import ExportError
 from export.modules.axes import Axes, Axis, find_axes
 from export.modules.calling import Call, Nested, at_rest, bind, next_of
 from export.modules.exporting import Way, axes_for, export
 from export.modules.proving import Parity, prove, usual_tolerance
+from export.modules.repeating import check_repeats
 from service.artifact import Signature
 from service.engine import ort
 from service.engine.probe import probe
@@ -43,7 +48,8 @@ _WAYS: dict[Exporter, tuple[Way, ...]] = {
 class Converted:
     """An artifact made of a module: the file, what it says of itself, and how closely it agrees with the module.
 
-    ``way`` is how it was exported, ``rejected`` tells for each way tried before why not.
+    ``way`` is how it was exported, ``rejected`` tells for each way tried before why not. As a text: the shapes and axes
+    of one line each, for a look at whether they are those that were meant.
     """
 
     path: Path
@@ -52,6 +58,19 @@ class Converted:
     parity: Parity
     way: Way
     rejected: Mapping[Way, str]
+
+    def __str__(self) -> str:
+        said = self.signature
+        sequences = [("input", spec) for spec in said.inputs] + [("output", spec) for spec in said.outputs]
+        lines = [
+            f"{kind} {spec.name}: {spec.dtype} {shape_text(spec.shape)}, one step is {list(spec.step_shape)}, "
+            f"batch axis {spec.batch_axis}, time axis {spec.time_axis}"
+            for kind, spec in sequences
+        ]
+        lines += [f"state {s.input}: {s.dtype} {shape_text(s.shape)}, batch axis {s.batch_axis}" for s in said.states]
+        many = "any number of steps" if said.has_time_axis else "one step"
+        rows = "" if said.batched else ", one row per call"
+        return "\n".join([f"{self.path}: a request is {many}{rows}; exported by {self.way}", *lines])
 
 
 def from_torch(
@@ -70,26 +89,30 @@ def from_torch(
 ) -> Converted:
     """Export a stateful module, adopt the graph, prove it against the module, and publish it.
 
-    The module is called as ``forward(inputs..., states..., constants...)`` by name, in evaluation mode and without
-    gradients, and is left as it was.
+    The module is called as ``forward(inputs..., states..., constants...)`` by name, in evaluation mode (as after
+    ``module.eval()``: no dropout, running statistics) and without gradients, and is left as it was. It must be a
+    function: all that it remembers from call to call is in ``states`` and is returned. It is exported in up to three
+    ways, until one answers like the module: ``dynamo``, ``torchscript``, and ``decomposed``, which is dynamo with the
+    recurrent layers taken apart and one step in a call.
 
     Args:
         module: Any nn.Module on the CPU whose ``forward`` takes its state and returns the next one.
         example_inputs: A tensor, a tuple of them, or a dict by parameter of ``forward``. Inputs to prove the artifact
             with are drawn after the example's values, so give some that are like the real ones.
-        states: Example states by parameter of ``forward``, each a tensor or nested tuples of them. Their values are
-            where sessions begin.
+        states: Example states by parameter of ``forward``, each a tensor or nested tuples of them, of as many rows as
+            the inputs. Their values are where sessions begin.
         to: Where the artifact goes: ``model_repository/NAME/VERSION/``.
         outputs: Names for what ``forward`` returns, flattened and in order; a state there stands for its new value.
             Unless told, the last tensors returned are the states, in the order of ``states``.
         constants: Arguments of ``forward`` that always have one value; they become part of the graph.
         batch_axis: The axis that counts rows: of every input, or by name of inputs and states; None: the module takes
-            one row at a time. Unless told, it is found by running the module.
-        time_axis: The axis of inputs that counts steps, likewise; None: one call is one step. Unless told, it is the
-            first axis along which the module runs at any length, whole or in chunks, to the same answers.
-        exporter: Of torch.onnx.export; unless told, ``dynamo`` first, and the other where the first is wrong.
+            one row at a time, as the example does then. Unless told ("auto"), it is found by running the module.
+        time_axis: The axis of inputs that counts steps, likewise; None: one call, of the example's length, is one
+            step. Unless told ("auto"), it is the first axis along which the module runs at any length, whole or in
+            chunks, to the same answers; a module that cannot be cut so, or may have another time axis, is refused.
+        exporter: "auto": the three ways, one after the other; "dynamo": without torchscript; "torchscript": only that.
         tolerance: The largest difference from the module that is allowed, in units of 1 or of the value where that is
-            larger; see ``usual_tolerance``.
+            larger. Unless told, the square root of the coarsest float's resolution: 3e-4 for float32, 3e-2 for float16.
         force: Replace another artifact that stands there.
 
     Raises:
@@ -100,22 +123,53 @@ def from_torch(
         raise ExportError(f"exporter is {exporter!r}, expected one of {', '.join(_WAYS)}")
     if tolerance is not None and not tolerance > 0:
         raise ExportError(f"tolerance is {tolerance}, expected a number above 0")
-    with at_rest(module):
+    with at_rest(module), Console(file=sys.stderr).status("running the module") as status:
         call = bind(module, example_inputs, states, outputs, constants or {})
+        check_repeats(call)
         allowed = usual_tolerance(call) if tolerance is None else tolerance
         axes = find_axes(call, batch_axis, time_axis, allowed)
         initial = _initial(call, axes)
         rejected: dict[Way, str] = {}
         for way in _WAYS[exporter]:
+            status.update(f"exporting and proving: {way}")
             try:
                 content, signature, parity = _tried(call, axes, way, initial, allowed)
             except (ExportError, ServiceError) as error:
-                rejected[way] = str(error)
+                rejected[way] = _in_python(str(error))
                 continue
-            publish(content, path, lambda _: None, force=force)
+            try:
+                publish(content, path, lambda _: None, force=force)
+            except ExportError as error:
+                raise ExportError(_in_python(str(error))) from error
             return Converted(path, fingerprint(content), signature, parity, way, rejected)
-    reasons = "; ".join(f"{way}: {reason}" for way, reason in rejected.items())
-    raise ExportError(f"{type(module).__name__} cannot be exported ({reasons})")
+    raise ExportError(f"{type(module).__name__} cannot be exported ({_reasons(rejected)})")
+
+
+def _reasons(rejected: Mapping[Way, str]) -> str:
+    """Each reason once, behind the ways that it holds for, whatever the figures in it."""
+    ways: dict[str, list[Way]] = {}
+    for way, reason in rejected.items():
+        ways.setdefault(re.sub(r"\d[\d.e+-]*", "", reason), []).append(way)
+    if len(ways) == 1 and len(rejected) > 1:
+        return f"in {'both' if len(rejected) == 2 else 'all three'} ways: {next(iter(rejected.values()))}"
+    return "; ".join(f"{', '.join(names)}: {rejected[names[0]]}" for names in ways.values())
+
+
+_SPOKEN = {
+    "--force": "force=True",
+    "--unbatched": "batch_axis=None",
+    "--batch-axis": "batch_axis=",
+    "--time-axis": "time_axis=",
+    "--state": "states=",
+    "--initial": "states=",
+    "--constant": "constants=",
+}
+
+
+def _in_python(sentence: str) -> str:
+    """A sentence of the command line in the words of this function, which has no others of its options."""
+    sentence = re.sub(rf"\({FIXED}[^)]*\)", f"({FIXED})", sentence)  # the way out was to come here
+    return re.sub("|".join(_SPOKEN), lambda option: _SPOKEN[option[0]], sentence)
 
 
 def _tried(
@@ -143,6 +197,7 @@ def _wishes(call: Call, axes: Axes, initial: Mapping[str, np.ndarray | None]) ->
         states=tuple((name, next_of(name)) for name in call.carried),
         batch_axes={ALL: None} if _unbatched(call, axes) else {**batch, **axes.batch},
         time_axes=axes.time,
+        lengths=NONE,
         initial=initial,
         unbatched=_unbatched(call, axes),
     )

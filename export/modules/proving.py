@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from export.errors import ExportError
-from export.modules.axes import Axes, draw
+from export.modules.axes import NOT_FINITE, Axes, draw
 from export.modules.calling import Call, Named, next_of
 from export.parity import largest_error
 from export.trial import ALONE, SHARED, Answer, Case, play, states_of
@@ -85,7 +85,7 @@ def _sequence(engine: Engine, call: Call, axes: Axes, steps: int, seed: int) -> 
     outputs |= {next_of(name): _steps(answers, name, axes) for name in call.carried if not call.outputs}
     states = {name: _steps(answers[-1:], name, axes)[0] for name in call.carried}
     if not all(np.isfinite(array).all() for array in (*outputs.values(), *states.values())):
-        raise ExportError("the module itself answers NaN or infinity for inputs like its example's")
+        raise ExportError(NOT_FINITE)
     return _Sequence(Case(engine.initial_row, chunk), outputs, states)
 
 

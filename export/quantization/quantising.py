@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from export.adoption.proving import prove
+from export.adoption.recurrences import find_recurrences
 from export.artifact import FILE, fingerprint, publish, target_of
 from export.errors import ExportError
 from export.quantization.converting import Converted, convert
@@ -88,7 +89,7 @@ def quantise_file(
         losses = (loss(before, sequences), loss(after, sequences)) if sequences is not None else None
         sizes = path.stat().st_size, draft.stat().st_size
         found = Figures(sizes, microseconds(before, after), errors(before, after), losses)
-    console.print(_table(found, kind))
+    console.print(_table(found, kind, limits))
     for sentence in _remarks(converted, found, (before, after), proof, kind):
         _say(console, sentence)
     if not force:
@@ -129,9 +130,12 @@ def _described(converted: Converted, proof: Proof, found: Figures, before: Engin
     return converted.signature.model_copy(update=update)
 
 
-def _table(found: Figures, kind: str) -> Table:
+def _table(found: Figures, kind: str, limits: Limits) -> Table:
     """Both artifacts side by side."""
-    title = f"errors: over {ERROR_STEPS} random steps, in units"
+    title = (
+        f"errors: over {ERROR_STEPS} random steps, in units (of a forecast its feature's scale, of others 1, or the "
+    )
+    title += "value itself where that is larger)"
     shown = Table("", "before", kind, "change", title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in shown.columns[1:]:
         column.justify = "right"
@@ -141,9 +145,11 @@ def _table(found: Figures, kind: str) -> Table:
         before, after = (times[rows] for times in found.microseconds)
         shown.add_row(f"CPU µs per step {name}", f"{before:.1f}", f"{after:.1f}", _times(before, after))
     for name, error in asdict(found.errors).items():
-        shown.add_row(f"largest error of {name}", "", f"{error:.1e}", "")
+        judged = name == "outputs" and found.losses is None
+        shown.add_row(f"largest error of {name}", "", f"{error:.1e}", f"{limits.error:.1e} allowed" if judged else "")
     if found.losses is not None:
-        shown.add_row("loss on the data", *(f"{loss:.6g}" for loss in found.losses), f"{found.loss_increase:+.2%}")
+        change = f"{found.loss_increase:+.2%}, {limits.loss_increase:+.2%} allowed"
+        shown.add_row("loss on the data", *(f"{loss:.6g}" for loss in found.losses), change)
     return shown
 
 
@@ -157,6 +163,8 @@ def _remarks(
     """What the figures do not say."""
     before, after = engines
     said = [f"converted: {_counted(converted.changed)}"]
+    if kind == "int8":
+        said += _staying(converted.model)
     if left := before.signature.recurrences[len(converted.signature.recurrences) :]:
         said.append(f"gates of {len(left)} recurrent operators can no longer be shown")
     if kind == "int8" and not found.faster:
@@ -167,6 +175,20 @@ def _remarks(
         said.append("warning: a sequence cut into chunks is not answered as the whole")
     if kind == "float16":
         said.append("float16 is for CUDA: the CPU has no such recurrences, and computes them in float32 between casts")
+    return said
+
+
+def _staying(model: ModelProto) -> list[str]:
+    """A sentence for each recurrent operator that int8 has left as it was."""
+    usual = {recurrence.name for recurrence in find_recurrences(model, ())}
+    said = []
+    for node in model.graph.node:
+        if node.op_type in ("RNN", "GRU"):
+            said.append(f"{node.op_type} {node.name!r} stays as it is: ONNX Runtime has no int8 kernel for it")
+        elif node.op_type == "LSTM":
+            bounds = "nothing bounds its input, as an embedding or another layer before it would"
+            reason = bounds if node.name in usual else "its form is unusual, or its weights are no constants"
+            said.append(f"LSTM {node.name!r} stays as it is: {reason}")
     return said
 
 

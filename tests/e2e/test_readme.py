@@ -85,7 +85,7 @@ def test_module(tmp_path: Path) -> None:
         [sys.executable, "-c", block[1]], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Parity(" in done.stdout
+    assert "input readings: float32" in done.stdout
     with Server(tmp_path, tmp_path / "model_repository") as server, server.client() as client:
         session = create(client, "surprise")
         told = client.post(f"{session}/steps", json={"inputs": [[0.1, 0.2, 0.3, 0.4]] * 3, "return": "all"}).json()

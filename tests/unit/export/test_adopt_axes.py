@@ -147,6 +147,33 @@ def test_answers_without_steps_are_told(tmp_path: Path) -> None:
     assert "although x leaves the number of steps open: the output 'y' has no axis for steps" in found.told
 
 
+def test_steps_that_an_exporter_has_fixed_are_told(tmp_path: Path) -> None:
+    """What is one step is said in a line, and where a length may have been the example's only, the way out."""
+    fixed = running_sum(x="float[b,7,1] x", y="float[b,7,1] y")
+    found = adopted(tmp_path / "fixed", fixed)
+    assert "no open time axis: one step is a whole x [7, 1]; if 7 was only the example's length" in found.told
+    told = adopted(tmp_path / "told", fixed, time_axes={ALL: None}).told
+    assert "one request is one step: x [7, 1]\n" in told
+    chunk = model("m (float[b,512] x, float[b,1] h) => (float[b,512] y, float[b,1] hn) {y = Add(x, h) hn = Tanh(h)}")
+    assert "one request is one step: x [512]\n" in adopted(tmp_path / "chunk", chunk).told
+    assert "one request is one step" not in adopted(tmp_path / "open", running_sum()).told
+
+
+@pytest.mark.parametrize("steps", [3, 7])
+def test_a_loop_that_an_exporter_unrolled_is_told(tmp_path: Path, steps: int) -> None:
+    """Of ONNX Runtime's sentence nobody would guess what is wrong."""
+    ats = " ".join(f"i{t} = Constant<value_int = {t}>() x{t} = Gather<axis = 1>(x, i{t})" for t in range(steps))
+    sums = " ".join(f"h{t + 1} = Add(h{t}, x{t})" for t in range(steps))
+    parts = " ".join(f"y{t} = Unsqueeze(h{t + 1}, one)" for t in range(steps))
+    joined = ", ".join(f"y{t}" for t in range(steps))
+    made = model(
+        f"m (float[b,t,1] x, float[b,1] h) => (float[b,t,1] y, float[b,1] hn)"
+        f" {{ {ats} h0 = Identity(h) {sums} {parts} y = Concat<axis = 1>({joined}) hn = Identity(h{steps}) }}",
+        one=np.array([1]),
+    )
+    refused(tmp_path, made, "the exporter has probably unrolled the steps of the example")
+
+
 def test_an_open_axis_called_batch_counts_rows(tmp_path: Path) -> None:
     """Also where the state has no rows, such as a counter: the axis does not become time."""
     made = model(

@@ -1,5 +1,7 @@
 """What is shown of a foreign model by running it, and what is refused for what was shown."""
 
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from export.adoption import loading
+from export.adoption import loading, proving
 from service.engine import ort
 from service.engine.placement import placement
 from tests.support.adopted import lstm, model, running_sum
@@ -47,7 +49,29 @@ def test_a_model_that_cannot_be_cut_is_recorded(tmp_path: Path) -> None:
     assert found.signature.proof is not None
     assert not found.signature.proof.chunked
     assert found.signature.proof.bit_exact_from is None
-    assert "warning: a sequence cut into chunks" in found.told
+    assert re.search(
+        r"warning: answers depend on how clients cut their sequences \(difference [0-9.]+\): send", found.told
+    )
+    assert "neither cut nor fold" not in found.told  # the warning says as much
+
+
+@pytest.mark.parametrize("unbatched", [False, True])
+def test_chunks_that_come_to_nan_are_recorded(tmp_path: Path, unbatched: bool) -> None:
+    """One step alone has no spread to be divided by; a proof holds finite numbers."""
+    op = """
+        mean = ReduceMean<axes = [1]>(x)  less = Sub(x, mean)  squares = Mul(less, less)
+        variance = ReduceMean<axes = [1]>(squares)  spread = Sqrt(variance)  steps = Div(less, spread)
+    """
+    found = adopted(tmp_path, running_sum(op=op), unbatched=unbatched)
+    assert found.signature.proof is not None
+    assert (found.signature.proof.chunked, found.signature.proof.chunk_error) == (False, sys.float_info.max)
+    assert "(difference not finite)" in found.told
+
+
+def test_rows_that_are_not_bit_exact_have_a_consequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence that ``verify`` has for it."""
+    monkeypatch.setattr(proving, "probe", lambda engine: setattr(engine, "bit_exact", False))
+    assert "rows are not bit-exact in this engine: it will neither cut" in adopted(tmp_path, running_sum()).told
 
 
 @pytest.mark.parametrize(

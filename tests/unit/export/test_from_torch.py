@@ -128,7 +128,7 @@ class Frozen(nn.Module):
 
 def test_a_trace_that_froze_a_decision_is_refused(convert: Convert) -> None:
     """No exporter can express it, one does not notice: the one sentence tells of all of them."""
-    reasons = r"dynamo: [^\n]*; torchscript: [^\n]* differ from the module's own [^\n]*; decomposed: [^\n]*"
+    reasons = r"dynamo, decomposed: [^\n]*; torchscript: [^\n]* differ from the module's own [^\n]*"
     with pytest.raises(ExportError, match=rf"^Frozen cannot be exported \({reasons}\)$"):
         convert(Frozen(), torch.tensor([[0.5], [-0.5]]), {"total": torch.zeros(2, 1)}, exporter="auto")
 
@@ -209,8 +209,11 @@ def test_a_named_time_axis_that_the_answer_lacks(convert: Convert) -> None:
     made = convert(Last(), *SUM, time_axis=1)
     assert made.signature.inputs[0].step_shape == (1,)
     assert not made.signature.has_time_axis
-    whole = convert(Last(), *SUM, force=True)
-    assert whole.signature.inputs[0].step_shape == (3, 1)  # unless told: three numbers are one step
+    whole = convert(Last(), *SUM, time_axis=None, force=True)
+    assert whole.signature.inputs[0].step_shape == (3, 1)  # three numbers are one step
+    with pytest.raises(ExportError, match=r"may be sequences: with time_axis={'x': 1} each call is one step"):
+        convert(Last(), *SUM)
+    assert not convert(Last(), *SUM, time_axis={"x": 1}, force=True).signature.has_time_axis
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
@@ -258,15 +261,18 @@ def test_rows_that_leak_are_refused(convert: Convert, tmp_path: Path) -> None:
         def forward(self, x: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
             return super().forward(x - x.mean(dim=0, keepdim=True), total)
 
-    with pytest.raises(ExportError, match=r"Leaky cannot be exported .torchscript: rows leak into each other"):
+    with pytest.raises(ExportError, match=r"Leaky cannot be exported .torchscript: rows leak into each other") as one:
         convert(Leaky(), *SUM)
+    assert str(one.value).endswith("serve the model one row per call with batch_axis=None)")
+    with pytest.raises(ExportError, match=r"Leaky cannot be exported .in all three ways: rows leak into each other"):
+        convert(Leaky(), *SUM, exporter="auto")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_artifact_of_a_version_does_not_change(convert: Convert) -> None:
     """As with every artifact; ``force`` replaces it."""
     first = convert(Sum(), *SUM)
-    with pytest.raises(ExportError, match="another artifact already"):
+    with pytest.raises(ExportError, match=r"another artifact already.*or replace it with force=True"):
         convert(Sum(), SUM[0], {"total": torch.ones(2, 1)})
     assert convert(Sum(), SUM[0], {"total": torch.ones(2, 1)}, force=True).fingerprint != first.fingerprint
 
@@ -287,7 +293,13 @@ TOTAL = SUM[1]
         (3, TOTAL, {}, "'x' is of type int, expected a tensor"),
         (SUM[0], {"total": ()}, {}, "example_inputs and states hold no tensor"),
         (SUM[0], {"total": torch.zeros(2, 1), "x": 1}, {}, "example_inputs has 1 tensors where forward takes 0"),
-        (SUM[0], {"total": torch.zeros(3, 1)}, {}, "does not run on its example: RuntimeError"),
+        (
+            SUM[0],
+            {"total": torch.zeros(3, 1)},
+            {},
+            "states must have as many rows as the inputs .2.: 'total' has 3 on axis 0",
+        ),
+        (SUM[0], {"total": torch.zeros(4)}, {}, "does not run on its example: RuntimeError"),
         (SUM[0], {"total": torch.tensor([[0.0], [1.0]])}, {}, "the rows of state 'total' differ"),
         (
             SUM[0],
@@ -334,5 +346,64 @@ def test_a_module_that_forgets_is_told(convert: Convert) -> None:
         def forward(self, x: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
             return super().forward(x - x.mean(dim=1, keepdim=True), total)
 
-    with pytest.raises(ExportError, match="a sequence cut into chunks is answered otherwise than the whole"):
-        convert(Centred(), *SUM, time_axis=1)
+    for time_axis in (1, "auto"):
+        with pytest.raises(ExportError, match="a sequence cut into chunks is answered otherwise than the whole"):
+            convert(Centred(), *SUM, time_axis=time_axis)
+
+
+def test_a_sequence_that_cannot_be_cut_is_a_step_only_where_the_user_says_so(convert: Convert) -> None:
+    """A layer that reads backwards, too, takes blocks of one length, or nothing is published."""
+
+    class Both(nn.LSTM):
+        def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+            y, (h, c) = super().forward(x, (h, c))
+            return y, h, c
+
+    module, states = Both(3, 4, batch_first=True, bidirectional=True), {n: torch.zeros(2, 2, 4) for n in "hc"}
+    with pytest.raises(ExportError, match="with time_axis=None each call of the example's length is one step"):
+        convert(module, torch.randn(2, 7, 3), states)
+    made = convert(module, torch.randn(2, 7, 3), states, time_axis=None)
+    assert (made.signature.inputs[0].shape, made.signature.inputs[0].time_axis) == ((None, 7, 3), None)
+    assert "input x: float32 [?, 7, 3], one step is [7, 3], batch axis 0, time axis None" in str(made).splitlines()
+    assert "a request is one step; exported by torchscript" in str(made)
+
+
+def test_several_inputs_that_may_be_sequences(convert: Convert) -> None:
+    """Those that only grow together are found, too, and one beside an input that has no steps."""
+
+    class Pooled(nn.Module):
+        def __init__(self, level: str) -> None:
+            super().__init__()
+            self.level = level
+
+        def forward(self, x: Tensor, y: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+            h = h + (x + y if self.level == "both" else x * y[:, None, :1]).mean(dim=1)
+            return h.tanh(), h
+
+    example, states = {"x": torch.randn(2, 7, 1), "y": torch.randn(2, 7, 1)}, {"h": torch.zeros(2, 1)}
+    with pytest.raises(ExportError, match=r"any length along {'x': 1, 'y': 1}"):
+        convert(Pooled("both"), example, states)
+    with pytest.raises(ExportError, match=r"any length along {'x': 1}"):
+        convert(Pooled("one"), {**example, "y": torch.randn(2, 3)}, states)
+
+
+def test_a_block_of_fractions_is_a_step(convert: Convert) -> None:
+    """Of a chunk of audio there is no axis but its samples, whatever their number."""
+
+    class Loudness(nn.Module):
+        def forward(self, chunk: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+            level = (level + (chunk**2).mean(dim=1, keepdim=True)) / 2
+            return level.sqrt(), level
+
+    made = convert(Loudness(), torch.randn(2, 64), {"level": torch.zeros(2, 1)})
+    assert made.signature.inputs[0].step_shape == (64,)
+
+
+def test_one_row_at_a_time_of_an_example_of_two(convert: Convert) -> None:
+    """Two sessions are not taken for one, unless the user says by name that they are."""
+    with pytest.raises(ExportError, match="the example has 2 of them on axis 0: leave batch_axis out"):
+        convert(Sum(), *SUM, batch_axis=None)
+    made = convert(Sum(), *SUM, batch_axis={"x": None})
+    assert (made.signature.batched, made.signature.states[0].row_shape) == (False, (2, 1))
+    alone = convert(Sum(), SUM[0][:1], {"total": torch.zeros(1, 1)}, batch_axis=None, force=True)
+    assert (alone.signature.batched, alone.signature.inputs[0].time_axis) == (False, 1)

@@ -242,6 +242,7 @@ def test_too_large_an_error_is_refused_unless_forced(source: Path, target: Path)
     result = _run(source, "--to", target, "--max-error", 0)
     assert "--max-error allows" in _sentence(result)
     assert "largest error of outputs" in result.stdout
+    assert "0.0e+00 allowed" in result.stdout
     assert not target.parent.parent.exists()
     _done(source, "--to", target, "--max-error", 0, "--force")
     assert _engine(target / "model.onnx").bit_exact
@@ -261,6 +262,9 @@ def test_the_loss_on_data_decides(tmp_path: Path, target: Path) -> None:
     table.write_text("\n".join(["level,rate", *lines]) + "\n")
     assert loss(engine, read_data(table, engine.signature)) < 1e-10
     result = _run(source, "--to", target, "--data", table)
+    assert "+1.00% allowed" in result.stdout
+    assert "stays as it is: nothing bounds its input" in result.stdout
+    assert result.stdout.count("stays as it is") == 1
     assert "--max-loss-increase allows 1.00%" in _sentence(result)
     assert not target.parent.parent.exists()
     _done(source, "--to", target, "--data", table, "--force")
