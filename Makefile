@@ -42,8 +42,8 @@ train-shipped: $(VENV)/everything ## Train both shipped models from scratch and 
 	$(BIN)/lstm-serve train forecast --sine --epochs 400 --out runs/shipped/sine
 	$(BIN)/lstm-serve export runs/shipped/sine --to model_repository/sine/1/ --force
 
-bench: $(VENV)/everything ## Steps per second, latency and CPU per step at 1, 16, 64 and 256 sessions
-	$(BIN)/python -m bench.steps $(ARGS)
+bench: $(VENV)/server ## Steps per second, latency and CPU per step at 1, 16, 64 and 256 sessions
+	$(BIN)/python -m bench.shipped $(ARGS)
 
 image: ## Build the container image
 	docker build -t $(IMAGE) --build-arg REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) $(ARGS) .

@@ -1,7 +1,8 @@
 """The one command line, ``lstm-serve``: it puts the stations' commands together and turns errors into one sentence.
 
-Each station keeps its own commands (``model/command.py``, ``export/command.py``, ``service/command.py``); none of them
-imports torch, onnx or the server before it is really called, so that help is quick and a server needs no torch.
+Each station keeps its own commands (``model/command.py``, ``export/command.py``, ``service/command.py``,
+``bench/command.py``); none of them imports torch, onnx or the server before it is really called, so that help is quick
+and a server needs no torch.
 """
 
 import sys
@@ -11,10 +12,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+import bench.command
 import export.command
 import model.command
 import model.studies.command
 import service.command
+from bench.errors import BenchError
 from export.errors import ExportError
 from model.errors import Interrupted, ModelError
 from service.errors import ServiceError
@@ -32,7 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(model.command.app, name="train", short_help="Train a recurrent network.")
 app.add_typer(model.studies.command.app, name="study", short_help="Measure what the cells differ in.")
-for commands in (export.command.app, service.command.app):
+for commands in (export.command.app, service.command.app, bench.command.app):
     app.registered_commands += commands.registered_commands
 
 
@@ -57,7 +60,7 @@ def main() -> None:
         app()
     except Interrupted as error:
         _fail(str(error), INTERRUPTED)
-    except (ServiceError, ExportError, ModelError) as error:
+    except (ServiceError, ExportError, ModelError, BenchError) as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
         if error.name not in EXTRA_PACKAGES:

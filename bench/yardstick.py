@@ -42,13 +42,17 @@ def adopt(source: Path, target: Path) -> None:
     model.graph.output[0].CopyFrom(
         helper.make_tensor_value_info("logprobs", TensorProto.FLOAT, ["batch", "seq", SYMBOLS])
     )
-    state = {"dtype": "float32", "shape": (LAYERS, None, HIDDEN), "batch_axis": 1}
+    shape = (LAYERS, None, HIDDEN)
+    states = [
+        StateSpec(input=name, output=after, dtype="float32", shape=shape, batch_axis=1)
+        for name, after in (("h0", "hn"), ("c0", "cn"))
+    ]
     signature = Signature(
         task="language",
         cell="lstm",
         inputs=(TensorSpec(name="tokens", dtype="int64", shape=(None, None)),),
         outputs=(TensorSpec(name="logprobs", dtype="float32", shape=(None, None, SYMBOLS)),),
-        states=(StateSpec(input="h0", output="hn", **state), StateSpec(input="c0", output="cn", **state)),
+        states=tuple(states),
         vocabulary=tuple(chr(32 + i) for i in range(SYMBOLS)),
     )
     helper.set_model_props(model, {SIGNATURE_KEY: signature.model_dump_json()})

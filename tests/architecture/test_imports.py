@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("service", "model", "export")
+PACKAGES = ("service", "model", "export", "bench")
 
 # The units of service/, from the entry down. A unit may import those of lower lines, and nothing of its own line.
 LAYERS: tuple[tuple[str, ...], ...] = (
@@ -220,6 +220,16 @@ def test_export_sees_the_contract_and_the_engine_only() -> None:
     allowed = {"service.artifact", "service.errors", "service.settings"}
     assert {module for module in seen if unit_of(module) != "engine"} <= allowed
     assert [str(i) for i in imports("export") if i.module.split(".")[0] in ("tests", "bench", "lstm_serve")] == []
+
+
+MEASURING = ("cells.py", "cell_ratio.py", "yardstick.py")  # scripts that look inside
+
+
+def test_the_load_generator_knows_the_server_from_outside_only() -> None:
+    """`lstm-serve bench` sees what every client sees; only the scripts beside it import what they measure."""
+    ours = {"service", "model", "export", "tests", "lstm_serve"}
+    wrong = [i for i in imports("bench") if i.path.name not in MEASURING and i.module.split(".")[0] in ours]
+    assert [str(i) for i in wrong] == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -6,6 +6,7 @@ from importlib.metadata import version
 import pytest
 
 import lstm_serve
+from bench.errors import BenchError
 from export.errors import ExportError
 from model.errors import Interrupted, ModelError
 from service.errors import ServiceError
@@ -22,7 +23,7 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     """The help lists what can be done."""
     assert _run(monkeypatch, "--help") == 0
     told = capsys.readouterr().out
-    for command in ("train", "study", "export", "adopt", "quantize", "verify", "serve", "models"):
+    for command in ("train", "study", "export", "adopt", "quantize", "verify", "serve", "models", "bench"):
         assert f"\n  {command} " in told
 
 
@@ -38,6 +39,7 @@ def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (ServiceError("the store is gone"), 2),
         (ExportError("the gate failed"), 2),
         (ModelError("row 3 is empty"), 2),
+        (BenchError("nobody listens"), 2),
         (Interrupted("stopped; go on with --resume"), 130),
     ],
 )
