@@ -28,6 +28,16 @@ class Provider(StrEnum):
     cuda = "cuda"
 
 
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """SIGTERM ends the command as an error does, so that nothing half done is left behind."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @app.command(short_help="Freeze a checkpoint into an artifact.")
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Folder that `lstm-serve train` left.", metavar="CHECKPOINT")],
@@ -41,17 +51,8 @@ def export(
     """
     from export.freezing import export_checkpoint  # needs torch and onnx
 
-    export_checkpoint(checkpoint, to, Console(), force=force)
-
-
-@contextmanager
-def _ending_in_order() -> Iterator[None]:
-    """SIGTERM ends the command as an error does, so that nothing half done is left behind."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with _ending_in_order():
+        export_checkpoint(checkpoint, to, Console(), force=force)
 
 
 Names = list[str] | None  # an option that may be given several times
@@ -166,7 +167,9 @@ def quantize(
     """
     from export.quantization.quantising import Limits, quantise_file  # needs onnx and ONNX Runtime
 
-    quantise_file(artifact, to, kind.value, data, Limits(max_loss_increase, max_error), Console(), force=force)
+    limits = Limits(max_loss_increase, max_error)
+    with _ending_in_order():
+        quantise_file(artifact, to, kind.value, data, limits, Console(), force=force)
 
 
 @app.command(short_help="Check an artifact on this machine.")

@@ -45,13 +45,18 @@ def convert(model: ModelProto, signature: Signature, kind: str) -> Converted:
     """Convert a graph to ``int8``, ``int8-weights`` or ``float16``; the model itself is left as it is.
 
     Raises:
-        ExportError: nothing would be gained, or ONNX Runtime's tools cannot convert the graph.
+        ExportError: nothing would be gained, a weight is too large, or ONNX Runtime's tools cannot convert the graph.
     """
     try:
         model = folded(model)
-        found = {"int8": _int8, "int8-weights": _int8_weights, "float16": _float16}[kind](model, signature)
+        with np.errstate(over="raise", invalid="raise"):
+            found = {"int8": _int8, "int8-weights": _int8_weights, "float16": _float16}[kind](model, signature)
     except ExportError:
         raise
+    except FloatingPointError as error:
+        raise ExportError(
+            f"the graph cannot be converted to {kind}: a weight is not finite, or lies beyond what {kind} can hold"
+        ) from error
     except Exception as error:  # the tools were made for other graphs, and fail in ways of their own
         raise ExportError(f"the graph cannot be converted to {kind}: {ort.first_line(error)}") from error
     before, after = _weight_bytes(model), _weight_bytes(found.model)

@@ -1,6 +1,7 @@
 """`lstm-serve export` and `lstm-serve verify` as a user meets them."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
+from export import freezing
 from export.cells import CELLS, Cell
 from export.command import app
 from export.errors import ExportError
@@ -65,6 +67,20 @@ def test_a_wrong_gate_order_is_never_written(
     result = _run("export", save(language), "--to", target)
     assert "differ from PyTorch" in _sentence(result, ExportError)
     assert "same" in result.stdout
+    assert not target.parent.parent.exists()
+
+
+def test_sigterm_leaves_no_half_artifact(
+    language: Network, save: Save, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends the command like an error, while the gate looks at the file beside its place."""
+
+    def ended(*_: object) -> None:
+        assert list(target.iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(freezing, "run_gate", ended)
+    assert _run("export", save(language), "--to", target).exit_code == 128 + signal.SIGTERM
     assert not target.parent.parent.exists()
 
 

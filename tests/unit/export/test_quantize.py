@@ -1,6 +1,8 @@
 """`lstm-serve quantize`: fewer bits, and every promise of a session kept or told."""
 
 import logging
+import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from export.adoption.adopting import adopt_file
 from export.adoption.wishes import Wishes
 from export.command import app
 from export.errors import ExportError
+from export.quantization import quantising
 from export.quantization.graphs import constants_of
 from export.quantization.halving import halve
 from export.quantization.pinning import pin
@@ -325,6 +328,20 @@ def test_a_model_without_weights_gains_nothing(tmp_path: Path, target: Path, kin
     assert f"{kind} does not pay" in _sentence(_run(adder, "--to", target, "--type", kind))
 
 
+@pytest.mark.parametrize(
+    ("kind", "weight"), [("int8", np.inf), ("int8-weights", np.nan), ("int8-weights", np.inf), ("float16", 1e5)]
+)
+def test_a_weight_that_fewer_bits_cannot_hold_is_told(source: Path, target: Path, kind: str, weight: float) -> None:
+    """In one sentence, and not by a warning of NumPy and an artifact with another weight in its place."""
+    model = onnx.load(source)
+    tensor = next(t for t in model.graph.initializer if t.name == "R_0")
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values.flat[5] = weight
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, source)
+    assert "a weight is not finite, or lies beyond" in _sentence(_run(source, "--to", target, "--type", kind))
+
+
 def test_broken_inputs(source: Path, target: Path, tmp_path: Path) -> None:
     """No artifact, quantised before, no version folder, a place that cannot be written."""
     text = tmp_path / "text.onnx"
@@ -353,3 +370,25 @@ def test_the_tools_leave_nothing_behind(
     assert (list(logging.getLogger().handlers), logging.root.manager.disable) == before
     assert list(folder.iterdir()) == []
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("place", ["temporary", "models"])
+def test_sigterm_leaves_nothing_behind(
+    source: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """It ends the command like an error, while the file is a draft and while it is looked at in its place."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    before = signal.getsignal(signal.SIGTERM)
+
+    def ended(engine: Engine) -> None:
+        if list((tmp_path / place).glob("**/*.*")):
+            os.kill(os.getpid(), signal.SIGTERM)
+        probe(engine)
+
+    monkeypatch.setattr(quantising, "probe", ended)
+    assert _run(source, "--to", target).exit_code == 128 + signal.SIGTERM
+    assert list(folder.iterdir()) == []
+    assert not (tmp_path / "models").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
