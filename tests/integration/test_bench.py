@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -20,6 +21,13 @@ from bench.processor import cpu_seconds, server_processes
 from tests.support.server import Server
 
 LEAST = ("--seconds", "0.3", "--warm-up", "0.1")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Server]:
+    """A server of its own: there are no sessions but those of the load."""
+    with Server(tmp_path_factory.mktemp("server"), repository, max_body_bytes=100_000, max_steps=2000) as running:
+        yield running
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
