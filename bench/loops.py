@@ -8,6 +8,7 @@ an answer that was late, the session's request before it, or ourselves; so a sta
 import asyncio
 import random
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -43,7 +44,7 @@ class Times:
     end: float
 
 
-class Loop:
+class Loop(ABC):
     """The part that both have: counting, backing off, ending."""
 
     def __init__(self, clients: Sequence[Client], times: Times, now: Callable[[], float] = time.perf_counter) -> None:
@@ -116,14 +117,17 @@ class Loop:
             self.tally.unanswered += 1
             self.tally.latencies.add(self._now() - began)
 
+    @abstractmethod
     def _start(self) -> None:
-        raise NotImplementedError
+        """Send what is to be sent first."""
 
+    @abstractmethod
     def _stop(self) -> None:
         """Nothing is sent any more."""
 
+    @abstractmethod
     def _next(self, client: Client, now: float) -> None:
-        raise NotImplementedError
+        """Go on with a session whose request is over."""
 
 
 class ClosedLoop(Loop):
@@ -132,6 +136,9 @@ class ClosedLoop(Loop):
     def _start(self) -> None:
         for client in self._clients:
             self._send(client, self._now())
+
+    def _stop(self) -> None:
+        """Nothing is waiting: what is sent next is decided by answers."""
 
     def _next(self, client: Client, now: float) -> None:
         if now < self._end:

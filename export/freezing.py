@@ -7,6 +7,7 @@ from rich.console import Console
 from export.artifact import fingerprint, publish, target_of
 from export.graph import build
 from export.network import freeze, made_by, reference_of
+from export.report import say
 from export.signature import attach, describe
 from export.verifying import run_gate
 from model.checkpoint import load
@@ -29,4 +30,4 @@ def export_checkpoint(folder: Path, to: Path, console: Console, *, force: bool =
     publish(content, path, gate, force=force)
     size = f"{len(content) / 1e6:.2f} MB"
     sentence = f"wrote {path} ({size}, fingerprint {fingerprint(content)[:12]})"
-    console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+    say(console, sentence)

@@ -1,6 +1,7 @@
 """What the gate found, as tables for people. Decides nothing."""
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from export.parity import Difference, Report
@@ -57,3 +58,8 @@ def bits(report: Report) -> str:
     if report.min_rows == 1:
         return "rows are bit-exact in this engine, whatever the batch"
     return f"rows are bit-exact in this engine, whatever the batch, which it fills up to {report.min_rows} rows"
+
+
+def say(console: Console, sentence: str) -> None:
+    """One sentence on a line of its own, as it is: not folded, no markup."""
+    console.print(sentence, soft_wrap=True, markup=False, highlight=False)

@@ -21,19 +21,19 @@ def verify_artifact(path: Path, checkpoint: Path | None, provider: str, console:
     engine = load_engine(path, load_settings(provider=provider))
     reference = _reference(engine, path, checkpoint) if checkpoint else None
     run_gate(engine, reference, console)
-    _say(console, f"{path} passes")
+    report.say(console, f"{path} passes")
 
 
 def run_gate(engine: Engine, reference: Reference | None, console: Console) -> Report:
     """Probe and compare, print the table, and raise ExportError when a comparison fails."""
-    _say(console, report.heading(engine.signature))
+    report.say(console, report.heading(engine.signature))
     probe(engine)
     try:
         found = check(engine, reference)
     except ort.ERRORS as error:  # the probe's batches ran, a longer or larger one did not
         raise ExportError(f"the artifact loads, but does not run: {ort.first_line(error)}") from error
     console.print(report.table(found))
-    _say(console, report.bits(found))
+    report.say(console, report.bits(found))
     found.require()
     return found
 
@@ -50,7 +50,3 @@ def _reference(engine: Engine, path: Path, checkpoint: Path) -> Reference:
         if getattr(engine.signature, part) != getattr(expected, part):
             raise ExportError(f"{path} was not made from {checkpoint}: they differ in: {part}")
     return reference_of(network)
-
-
-def _say(console: Console, sentence: str) -> None:
-    console.print(sentence, soft_wrap=True, markup=False, highlight=False)

@@ -14,12 +14,13 @@ from rich.console import Console
 
 from export.adoption import tables
 from export.adoption.describing import describe, one_step
-from export.adoption.proving import prove, tolerance_of
+from export.adoption.proving import prove
 from export.adoption.reading import LARGEST, read_model
 from export.adoption.wishes import Wishes
 from export.artifact import FILE, fingerprint, publish, target_of
 from export.errors import ExportError
-from export.report import NOT_EXACT
+from export.parity import uncalibrated
+from export.report import NOT_EXACT, say
 from export.signature import attach
 from service.artifact import Proof, Shape, Signature
 from service.engine import ort
@@ -60,7 +61,7 @@ def adopt_model(
         signature, warnings = describe(model, wishes, {**_origin(model), **(made or {})})
     console.print(tables.ports(signature))
     proof = _proof(model, signature, wishes, console)
-    console.print(tables.proof(proof, tolerance_of(signature)))
+    console.print(tables.proof(proof, uncalibrated(signature)))
     if not proof.chunked:
         warnings.append(
             f"answers depend on how clients cut their sequences (difference {tables.chunk_error(proof, '.2g')}): send "
@@ -71,13 +72,13 @@ def adopt_model(
     if placed := placement(content, settings):
         console.print(tables.placement(placed))
     if proof.chunked and proof.bit_exact_from is None:
-        _say(console, NOT_EXACT)
+        say(console, NOT_EXACT)
     if said := one_step(signature, wishes):
-        _say(console, said)
+        say(console, said)
     for sentence in warnings:
-        _say(console, f"warning: {sentence}")
+        say(console, f"warning: {sentence}")
     publish(content, path, lambda partial: _loads(partial, wishes), force=force)
-    _say(console, f"wrote {path} ({len(content) / 1e6:.2f} MB, fingerprint {fingerprint(content)[:12]})")
+    say(console, f"wrote {path} ({len(content) / 1e6:.2f} MB, fingerprint {fingerprint(content)[:12]})")
     return path
 
 
@@ -120,7 +121,3 @@ def _origin(model: ModelProto) -> dict[str, Any]:
         "opset": opsets,
         "versions": {"onnx": onnx.__version__, "onnxruntime": ort.VERSION},
     }
-
-
-def _say(console: Console, sentence: str) -> None:
-    console.print(sentence, soft_wrap=True, markup=False, highlight=False)

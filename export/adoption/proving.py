@@ -11,7 +11,7 @@ import numpy as np
 
 from export.adoption.axes import UNROLLED
 from export.errors import ExportError
-from export.parity import UNCALIBRATED, largest_error
+from export.parity import largest_error, uncalibrated
 from export.trial import ALONE, Answer, Case, Plan, play
 from service.artifact import Proof, Signature
 from service.engine import ort
@@ -22,18 +22,10 @@ from service.settings import Settings
 
 _ROWS, _STEPS = 12, 17
 NOT_FINITE = sys.float_info.max  # a proof holds numbers only: the error of chunks that come to NaN or infinity
-_FLOAT16 = 1e-2  # allowed differences, in units (see export/parity.py), where a tensor has half precision
 _LOUD = 100.0  # so much larger are the neighbours' inputs, so that a faint leak grows as much
 
 _TOGETHER = Plan("one batch", rows=(_ROWS, _ROWS), turn=None)
 _CUT = Plan("alone, in chunks", rows=(1, 1), turn=(1, 4))
-
-
-def tolerance_of(signature: Signature) -> float:
-    """The largest difference, in units, that passes for rounding."""
-    tensors = [*signature.inputs, *signature.outputs]
-    types = {t.dtype for t in tensors} | {s.dtype for s in signature.states}
-    return _FLOAT16 if "float16" in types else UNCALIBRATED
 
 
 def prove(path: Path, settings: Settings, told: Callable[[str], None]) -> Proof:
@@ -65,7 +57,7 @@ def _hint(signature: Signature) -> str:
 class _Questions:
     def __init__(self, engine: Engine, path: Path, settings: Settings, told: Callable[[str], None]) -> None:
         self._engine, self._path, self._settings, self._told = engine, path, settings, told
-        self._tolerance = tolerance_of(engine.signature)
+        self._tolerance = uncalibrated(engine.signature)
         self._exact_from = engine.min_rows if engine.bit_exact else None
         engine.min_rows = 1  # rows are to be seen as they are, not filled up
         self._random = np.random.default_rng(0)
@@ -141,8 +133,7 @@ class _Questions:
 
     def _check_leak(self, cases: Sequence[Case]) -> None:
         """Change what all neighbours of a row hold; the row must not notice."""
-        steps = _STEPS if self._engine.signature.has_time_axis else 1
-        plain = [Case(c.start, tuple(a[:steps] for a in c.chunk)) for c in cases]
+        plain = self._for_one_call(cases)
         want = self._run(plain)
         for kept in (0, _ROWS // 2, _ROWS - 1):
             others = [Case(plain[i - 1].start, _loud(plain[i - 1].chunk)) for i in range(_ROWS)]
@@ -153,6 +144,11 @@ class _Questions:
                     f"rows leak into each other: what its neighbours hold changes a row by {error:.1e} where "
                     f"{self._tolerance / _LOUD:.0e} is allowed; serve the model one row per call with --unbatched"
                 )
+
+    def _for_one_call(self, cases: Sequence[Case]) -> list[Case]:
+        """The first steps of each case: as many as one call takes."""
+        steps = _STEPS if self._engine.signature.has_time_axis else 1
+        return [Case(c.start, tuple(a[:steps] for a in c.chunk)) for c in cases]
 
     def _run(self, cases: Sequence[Case], engine: Engine | None = None) -> list[Answer]:
         """All cases in one call."""
@@ -175,8 +171,7 @@ class _Questions:
 
     def _continues(self, cases: Sequence[Case]) -> bool:
         """Whether states that were taken apart and packed again go on alike in an engine that was loaded anew."""
-        steps = _STEPS if self._engine.signature.has_time_axis else 1
-        cases = [Case(c.start, tuple(a[:steps] for a in c.chunk)) for c in cases]
+        cases = self._for_one_call(cases)
         reached = self._run(cases)
         other = load_engine(self._path, self._settings)
         rows = [other.layout.pack_one(self._engine.layout.unpack_one(answer.row)) for answer in reached]

@@ -23,6 +23,7 @@ from export.errors import ExportError
 from export.quantization.converting import Converted, convert
 from export.quantization.measuring import BATCH, ERROR_STEPS, Errors, errors, microseconds
 from export.quantization.validation import loss, read_data
+from export.report import say
 from export.signature import attach
 from service.artifact import Proof, Signature
 from service.engine import ort
@@ -91,13 +92,13 @@ def quantise_file(
         found = Figures(sizes, microseconds(before, after), errors(before, after), losses)
     console.print(_table(found, kind, limits))
     for sentence in _remarks(converted, found, (before, after), proof, kind):
-        _say(console, sentence)
+        say(console, sentence)
     if not force:
         _require(found, limits)
     signature = _described(converted, proof, found, before, kind)
     content = attach(converted.model, signature)
     publish(content, target, lambda partial: probe(load_engine(partial, settings)), force=force)
-    _say(console, f"wrote {target} ({len(content) / 1e6:.2f} MB, fingerprint {fingerprint(content)[:12]})")
+    say(console, f"wrote {target} ({len(content) / 1e6:.2f} MB, fingerprint {fingerprint(content)[:12]})")
 
 
 def _require(found: Figures, limits: Limits) -> None:
@@ -194,7 +195,3 @@ def _staying(model: ModelProto) -> list[str]:
 
 def _counted(operators: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(operators.items()))
-
-
-def _say(console: Console, sentence: str) -> None:
-    console.print(sentence, soft_wrap=True, markup=False, highlight=False)
