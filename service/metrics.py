@@ -125,6 +125,7 @@ class ModelMetrics:
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._dropped, self._loops_ended = metrics.dropped, metrics.loops_ended
         self._queue = metrics.queue.labels(model)
+        self.replayed = metrics.replayed
         self.generated = metrics.generated.labels(model)
         self.created = metrics.created.labels(model)
         self._run = metrics.run.labels(model)

@@ -82,17 +82,26 @@ class Arena:
         Raises:
             UnknownSession, SessionEnded, ModelNotLoaded, UndecodableState, StoreUnavailable.
         """
-        live = self._live.pop(id, None)
+        live = self.at_hand(id, owner)
         if live is None:
             record = await self.record(id, owner)
-            live = self._live.pop(id, None) or self._made_live(record)
+            live = self.at_hand(id, owner)  # another request may have been quicker
+            if live is None:
+                live = self._live[id] = self._made_live(record)
+                self._make_room(live)
+        return live
+
+    def at_hand(self, id: str, owner: str) -> Live | None:
+        """The session of this id where it is live; UnknownSession and SessionEnded as ``get``."""
+        live = self._live.pop(id, None)
+        if live is None:
+            return None
         self._live[id] = live  # the most recently used are last
         if live.record.identity.owner != owner:
             raise unknown(id)
         if live.record.expires_at <= self._clock.now() and not live.busy:
             raise expired(id)
-        if len(self._live) > self._settings.max_live:
-            self._let_go(but=live)  # its caller is about to wait for it: two lives of one session would share a tick
+        self._make_room(live)
         return live
 
     async def record(self, id: str, owner: str) -> Record:
@@ -105,8 +114,7 @@ class Arena:
     def add(self, record: Record, model: Model) -> None:
         """A session that was just created."""
         self._live[record.identity.id] = Live(record, model, self._clock, self._settings.max_session_queue, self.renew)
-        if len(self._live) > self._settings.max_live:
-            self._let_go()
+        self._make_room()
 
     def drop(self, id: str, error: ServiceError) -> None:
         """A session that has ended: whoever waits for it is told."""
@@ -141,7 +149,10 @@ class Arena:
             )
         return model
 
-    def _let_go(self, but: Live | None = None) -> None:
+    def _make_room(self, but: Live | None = None) -> None:
+        """Let idle sessions go; not ``but``, whose caller is about to wait for it: two lives would share a tick."""
+        if len(self._live) <= self._settings.max_live:
+            return
         idle = (id for id, live in self._live.items() if not live.busy and live is not but)
         for id in list(islice(idle, len(self._live) - self._settings.max_live)):
             del self._live[id]

@@ -9,7 +9,6 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
@@ -18,9 +17,10 @@ from service.clock import Clock
 from service.errors import DeadlineExceeded, NotFinite, Overloaded, ServiceError, WriteConflict
 from service.models import Model
 from service.sessions.requests import Advance, Turn, Waiting, outdated, repeated
-from service.state import Answer, Record, Tensors
+from service.state import Record, Tensors
 from service.step import Item, Part, Stepped
-from service.work import resolve
+from service.trace import segment_steps
+from service.work import Reply, resolve
 
 log = logging.getLogger(__name__)
 
@@ -82,20 +82,26 @@ class Live:
         self._renewal: asyncio.Future[None] | None = None
         self.interrupt: Callable[[], None] | None = None  # stops who holds the turn, between two ticks
 
+    def takes(self, request: Advance) -> bool:
+        """Whether one tick can take the request's chunk."""
+        return request.steps <= segment_steps(self.record.trace, self.model.segment_steps)
+
     @property
     def busy(self) -> bool:
         """Whether somebody waits for it."""
         return self.phase is not Phase.IDLE or bool(self._waiting)
 
-    def advance(self, request: Advance, deadline: float) -> "asyncio.Future[tuple[Answer, bool]]":
-        """Queue a chunk of at most one tick's length; the answer comes with whether it was a repeat's."""
+    def advance(self, request: Advance, deadline: float, reply: Reply) -> None:
+        """Queue a chunk of at most one tick's length; the answer comes with whether it was a repeat's.
+
+        Raises:
+            Overloaded, or whatever the session ended with: the reply is left alone.
+        """
         self._admit()
         now = self._clock.monotonic()
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append(Waiting(request, future, deadline, self.delivered, request.steps, request.digest, now))
+        self._waiting.append(Waiting(request, reply, deadline, self.delivered, request.steps, request.digest, now))
         self.proceed(admitted=False)
-        self._watch(future, deadline)
-        return future
+        self._watch(reply, deadline)
 
     def turn(self, deadline: float) -> Turn:
         """Queue for having the session to oneself; ``release`` gives it back."""
@@ -103,7 +109,7 @@ class Live:
         turn = Turn(asyncio.get_running_loop().create_future(), deadline)
         self._waiting.append(turn)
         self.proceed()
-        self._watch(turn.future, deadline)
+        self._watch(turn.reply, deadline)
         return turn
 
     def release(self) -> None:
@@ -132,7 +138,7 @@ class Live:
         """The session is over: whoever waits is told, and whoever comes."""
         self.over = error
         while self._waiting:
-            resolve(self._waiting.popleft().future, error)
+            resolve(self._waiting.popleft().reply, error)
 
     def proceed(self, *, admitted: bool = True) -> None:
         """If nothing runs, let the first one that still waits go on; ``admitted``: it was accepted before."""
@@ -143,7 +149,7 @@ class Live:
             elif isinstance(first, Turn):
                 self._waiting.popleft()
                 self.phase = Phase.HELD
-                resolve(first.future, None)
+                resolve(first.reply, None)
             else:
                 self._queue(first, admitted)
 
@@ -158,13 +164,13 @@ class Live:
             self.model.batcher.submit(self, admitted=admitted)
         except ServiceError as error:
             self._waiting.popleft()
-            resolve(first.future, error)
+            resolve(first.reply, error)
         else:
             self.phase = Phase.QUEUED
 
-    def _watch(self, future: "asyncio.Future[Any]", deadline: float) -> None:
+    def _watch(self, reply: Reply, deadline: float) -> None:
         """Behind a turn nobody is claimed, however long it lasts: who waits there is looked at when the time is up."""
-        if self.phase is Phase.HELD and not future.done():
+        if self.phase is Phase.HELD and not reply.done():
             left_s = max(0.0, deadline - self._clock.monotonic())
             asyncio.get_running_loop().call_later(left_s + 0.001, self._drop_late)
 
@@ -173,10 +179,10 @@ class Live:
 
     def _gone(self, waiting: Waiting | Turn) -> bool:
         """Whether nobody waits any more; who waited too long is told so."""
-        if self._clock.monotonic() <= waiting.deadline and not waiting.future.done():
+        if self._clock.monotonic() <= waiting.deadline and not waiting.reply.done():
             return False
         self.model.metrics.dropped()
-        resolve(waiting.future, DeadlineExceeded("the request waited too long and was dropped before it ran"))
+        resolve(waiting.reply, DeadlineExceeded("the request waited too long and was dropped before it ran"))
         return True
 
     # ---- as the batcher's work
@@ -232,10 +238,11 @@ class Live:
         try:
             answer = repeated(self.record, waiting.request.position, waiting.digest)
         except ServiceError as error:
-            resolve(waiting.future, error)
+            resolve(waiting.reply, error)
             return False
         if answer is not None:
-            resolve(waiting.future, (answer, True))
+            self.model.metrics.replayed.inc()
+            resolve(waiting.reply, (answer, True))
             return False
         return True
 
@@ -267,7 +274,7 @@ class Live:
             return
         else:
             for waiting in taken:
-                resolve(waiting.future, outcome)
+                resolve(waiting.reply, outcome)
         self.release()
 
     def _delivered(self, taken: list[Waiting], shown: tuple[Tensors, ...], record: Record) -> None:
@@ -275,7 +282,7 @@ class Live:
         self.ordinal += len(taken)
         for waiting, outputs, answer in zip(taken, shown, record.answers[-len(taken) :], strict=True):
             whole = answer if answer.outputs is not None else replace(answer, outputs=outputs)  # too large to keep
-            resolve(waiting.future, (whole, False))
+            resolve(waiting.reply, (whole, False))
         self.delivered = self.ordinal
 
     def _again(self, taken: list[Waiting]) -> None:
@@ -288,7 +295,7 @@ class Live:
         self._again([w for w in taken if w.tries < MAX_TRIES])
         for waiting in taken:
             if waiting.tries >= MAX_TRIES:
-                resolve(waiting.future, error)
+                resolve(waiting.reply, error)
         self._refresh()
 
 

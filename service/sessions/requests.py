@@ -9,6 +9,7 @@ from service.errors import AlreadyApplied, PositionConflict
 from service.sampling import Sampling
 from service.state import Answer, Record
 from service.views import View
+from service.work import Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Generate:
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """An ``Advance`` in a session's queue, with the future of the one who waits for it.
+    """An ``Advance`` in a session's queue, with the reply to the one who waits for it: (answer, whether a repeat's).
 
     ``seen`` counts the answers that the session had delivered when it came: those from there on may still be on
     their way to the client, and are kept for a repeat until a request comes that was sent after they arrived.
@@ -69,7 +70,7 @@ class Waiting:
     """
 
     request: Advance
-    future: "asyncio.Future[tuple[Answer, bool]]"
+    reply: Reply
     deadline: float
     seen: int
     steps: int
@@ -83,7 +84,7 @@ class Waiting:
 class Turn:
     """A place in a session's queue for work of several ticks, which has the session to itself while it runs."""
 
-    future: "asyncio.Future[None]"
+    reply: "asyncio.Future[None]"
     deadline: float
 
 

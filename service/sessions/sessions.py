@@ -10,7 +10,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from service.clock import Clock
 from service.engine.runtime import Chunk
@@ -27,14 +27,16 @@ from service.metrics import Metrics
 from service.models import Model, Models
 from service.sessions.arena import Arena, ended, unknown
 from service.sessions.generation import Generated, Generation, Source
+from service.sessions.live import Live
 from service.sessions.requests import Advance, Generate
 from service.sessions.turns import Turns, run_segments
 from service.settings import Settings
 from service.state import Answer, Identity, Record, Tensors
 from service.step import Stepped
 from service.stores.base import Ended, EndReason, Listed, Store
-from service.trace import Layer, begun, segment_steps
+from service.trace import Layer, begun
 from service.views import View
+from service.work import Reply, resolve
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,8 @@ class Sessions:
         self._io = ThreadPoolExecutor(2, thread_name_prefix="store")
         self._looks = ThreadPoolExecutor(1, thread_name_prefix="gates")  # its own, so that no commit waits behind one
         self._looking = 0
-        self._turns = Turns(store, settings, clock, self._io, self._arena.renew)
+        self._waking: dict[str, set[asyncio.Task[None]]] = {}  # requests of sessions that are being loaded
+        self._turns = Turns(store, settings, clock, self._io, self._arena.renew, metrics.replayed.inc)
         self._sweeper: asyncio.Task[None] | None = None
         metrics.count_sessions(lambda: len(self._arena), store.count)
 
@@ -137,18 +140,48 @@ class Sessions:
         """The model that a session is pinned to: what its inputs have to look like."""
         return (await self._arena.get(id, owner)).model
 
+    def model_at_hand(self, id: str, owner: str) -> Model | None:
+        """``model_of`` a live session; None where the session has to be looked for."""
+        live = self._arena.at_hand(id, owner)
+        return live.model if live is not None else None
+
     async def advance(self, id: str, request: Advance, owner: str) -> tuple[Answer, bool]:
         """Consume a chunk, exactly once; the answer, and whether it is that of an earlier request that this repeats."""
+        reply: asyncio.Future[tuple[Answer, bool]] = asyncio.get_running_loop().create_future()
+        self.submit(id, request, owner, reply)
+        return await reply
+
+    def submit(self, id: str, request: Advance, owner: str, reply: Reply) -> None:
+        """``advance`` for who does not wait in a coroutine: the reply gets what that returns, or raises.
+
+        What can be refused at once is raised here. A request whose reply is done before it runs is dropped. Those of
+        one session apply in the order in which they are submitted, also where it has to be loaded first.
+        """
         self._check_steps(request.steps)
-        live = await self._arena.get(id, owner)
-        deadline = self._deadline()
-        if request.steps <= segment_steps(live.record.trace, live.model.segment_steps):
-            answer, repeated = await live.advance(request, deadline)
+        live = None if id in self._waking else self._arena.at_hand(id, owner)
+        if live is not None:
+            self._advance(live, request, reply)
+            return
+        task = asyncio.create_task(self._woken(id, request, owner, reply))
+        self._waking.setdefault(id, set()).add(task)
+
+    def _advance(self, live: Live, request: Advance, reply: Reply) -> None:
+        if live.takes(request):
+            live.advance(request, self._deadline(), reply)
         else:
-            answer, repeated = await self._turns.advance(live, request, deadline)
-        if repeated:
-            self._metrics.replayed.inc()
-        return answer, repeated
+            self._turns.advance(live, request, self._deadline(), reply)
+
+    async def _woken(self, id: str, request: Advance, owner: str, reply: Reply) -> None:
+        """Load the session first; loads end in the order in which they were begun."""
+        try:
+            self._advance(await self._arena.get(id, owner), request, reply)
+        except Exception as error:  # noqa: BLE001 - who asked is told, whatever it is
+            resolve(reply, error)
+        finally:
+            others = self._waking[id]
+            others.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            if not others:
+                del self._waking[id]
 
     async def generate(self, id: str, request: Generate, owner: str) -> Generated:
         """Continue a session, all or nothing: with ``advance`` committed once, at the end."""

@@ -26,6 +26,7 @@ from service.step import Item, Part, Stepped, next_record
 from service.stores.base import Store
 from service.trace import begun, segment_steps
 from service.views import View
+from service.work import Reply, resolve
 
 T = TypeVar("T")
 Job = Callable[[Caller], Awaitable[T]]
@@ -42,18 +43,25 @@ class _Held(Generic[T]):
     def leave(self) -> None:
         """Its caller has gone: a job that runs stops between two ticks, one that waits never begins."""
         self.caller.leave()
-        self.turn.future.cancel()  # no effect where the turn has come
+        self.turn.reply.cancel()  # no effect where the turn has come
 
 
 class Turns:
     """Runs the work of several ticks. Mutable state: ``_tasks``, so that none is lost at a shutdown."""
 
     def __init__(
-        self, store: Store, settings: Settings, clock: Clock, io: Executor, renew: Callable[[Live], Awaitable[None]]
+        self,
+        store: Store,
+        settings: Settings,
+        clock: Clock,
+        io: Executor,
+        renew: Callable[[Live], Awaitable[None]],
+        replayed: Callable[[], None],
     ) -> None:
-        """``renew`` takes a live session's record as the store has it."""
+        """``renew`` takes a live session's record as the store has it; ``replayed`` is told of each repeat."""
         self._store = store
         self._renew = renew
+        self._replayed = replayed
         self._settings = settings
         self._clock = clock
         self._io = io
@@ -75,7 +83,7 @@ class Turns:
 
         async def held() -> T:
             try:
-                await turn.future
+                await turn.reply
                 return await self._run(live, job, caller)
             except asyncio.CancelledError:  # by `leave`, and nobody hears of it, or by `close`
                 raise ShuttingDown("the service is shutting down") from None
@@ -120,21 +128,24 @@ class Turns:
         for task in self._tasks:
             task.cancel()
 
-    async def advance(self, live: Live, request: Advance, deadline: float) -> tuple[Answer, bool]:
-        """A chunk longer than one tick takes, committed whole."""
+    def advance(self, live: Live, request: Advance, deadline: float, reply: Reply) -> None:
+        """A chunk longer than one tick takes, committed whole; it has its place in the queue when this returns."""
         digest, seen = request.digest, live.delivered
 
         async def job(caller: Caller) -> tuple[Answer, bool]:
             answer = repeated(live.record, request.position, digest)
             if answer is not None:
+                self._replayed()
                 return answer, True
             begin = Stepped(live.record.row, live.record.output, (), trace=live.record.trace)
-            done = await run_segments(live.model, begin, request.chunk, request.view, deadline, lambda: caller.gone)
+            gone = lambda: caller.gone or reply.done()  # noqa: E731 - asked between two ticks
+            done = await run_segments(live.model, begin, request.chunk, request.view, deadline, gone)
             part = Part(request.steps, request.view, digest, live.ordinal)
             record = await self._commit(live, Item(row=done.row, parts=(part,), keep_from=seen), done)
             return structs.replace(record.answers[-1], outputs=done.shown[0]), False
 
-        return await self.hold(live, deadline, job)
+        held = self._begin(live, deadline, job)
+        held.task.add_done_callback(lambda task: resolve(reply, _outcome(task)))
 
     async def generate(self, live: Live, request: Generate, deadline: float) -> Generated:
         """A whole generation; with ``advance`` committed at its end."""
@@ -254,6 +265,10 @@ async def run_segments(
         if gone():
             raise ClientGone
     return structs.replace(done, shown=(view.join(shown),))
+
+
+def _outcome(task: "asyncio.Task[T]") -> T | BaseException:
+    return ShuttingDown("the service is shutting down") if task.cancelled() else task.exception() or task.result()
 
 
 def _source(record: Record, advance: bool) -> Source:
