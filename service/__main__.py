@@ -7,6 +7,7 @@ import socket
 import uvicorn
 
 from service import logs
+from service.api.connection import Connection
 from service.app import build
 from service.errors import SettingsError
 from service.settings import Settings, load_settings
@@ -21,7 +22,7 @@ def run(settings: Settings) -> None:
     config = uvicorn.Config(
         build(settings),
         loop="uvloop",
-        http="httptools",
+        http=Connection,
         access_log=False,
         log_config=None,
         proxy_headers=False,

@@ -1,0 +1,179 @@
+"""An HTTP connection: uvicorn's own, with a short way for the steps of sessions.
+
+For every request uvicorn makes a task, an event and a scope, and calls an ASGI app that receives and sends messages:
+several times the price of a step. A plain ``POST .../steps`` therefore goes from the parser straight to the endpoint,
+and its answer from the sessions straight to the transport, without a coroutine. Everything else (other routes, large or
+chunked bodies, requests that were sent ahead) goes uvicorn's way, in the order in which it came.
+"""
+
+import asyncio
+from time import perf_counter
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.api.asgi import JSON_HEADERS
+from service.api.problems import Headers
+from service.api.steps import StepsEndpoint, StepsReply
+
+_MOST_BYTES = 65_536  # of a body that goes the short way; larger ones are not what it was made for
+_OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection.
+
+    Mutable state beside uvicorn's own: ``_reading`` (the exchange whose request is being read), ``_exchange`` (the one
+    that waits for its answer), ``_quiet_since`` (loop time since which there was none).
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - uvicorn's own
+        super().__init__(*arguments, **options)
+        self._steps = cast(StepsEndpoint, getattr(self.app, "steps"))  # noqa: B009 - the app is our Edge
+        self._reading: Exchange | None = None
+        self._exchange: Exchange | None = None
+        self._quiet_since = 0.0
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See ``asyncio.Protocol``: nobody waits for an answer any more."""
+        super().connection_lost(exc)
+        if self._exchange is not None:
+            self._exchange.disconnected = True
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+
+    # ---- the parser's callbacks
+
+    def on_message_begin(self) -> None:
+        """A request begins. What uvicorn prepares for it is made once it is known to go its way."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_headers_complete(self) -> None:
+        """Decide which way the request goes."""
+        if self._is_short():
+            id = self.url[len(StepsEndpoint.before) : -len(StepsEndpoint.after)].decode("ascii")
+            self._reading = self._exchange = Exchange(self, id, keep_alive=self.parser.should_keep_alive())
+            self.cycle = cast(Any, self._exchange)  # so that uvicorn sees that the connection is busy
+            return
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
+        super().on_headers_complete()
+
+    def _is_short(self) -> bool:
+        url = self.url
+        return (
+            url.startswith(StepsEndpoint.before)
+            and url.endswith(StepsEndpoint.after)
+            and url.count(b"/") == StepsEndpoint.slashes
+            and b"%" not in url
+            and url.isascii()
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and (self.cycle is None or self.cycle.response_complete)
+            and not (self.expect_100_continue or self.flow.write_paused or self.parser.should_upgrade())
+            and 0 <= self._length() <= min(_MOST_BYTES, self._steps.max_body_bytes)
+        )
+
+    def _length(self) -> int:
+        """What the request says of its body; -1 where it says nothing, as a chunked one."""
+        for name, value in self.headers:
+            if name == b"content-length":
+                return int(value)
+        return -1
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body: mostly all of it."""
+        if self._reading is None:
+            super().on_body(body)
+        else:
+            self._reading.body += body
+
+    def on_message_complete(self) -> None:
+        """The request is there."""
+        exchange, self._reading = self._reading, None
+        if exchange is None:
+            super().on_message_complete()
+        else:
+            self._steps.begin(exchange.id, exchange.body, exchange)
+
+    # ---- between two requests
+
+    def on_response_complete(self) -> None:
+        """The connection is free for the next request."""
+        self._exchange = None
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._quiet_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_again(self.timeout_keep_alive)
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Leave the timer alone: to stop and start one costs as much as a tenth of a step, for each request."""
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection on which nothing has come for long; look again later where something has."""
+        self.timeout_keep_alive_task = None
+        if self.transport.is_closing():
+            return
+        busy = self.cycle is not None and not self.cycle.response_complete
+        left_s = self._quiet_since + self.timeout_keep_alive - self.loop.time()
+        if busy or left_s > 0:
+            self._look_again(self.timeout_keep_alive if busy else left_s)
+        else:
+            self.transport.close()
+
+    def _look_again(self, after_s: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(after_s, self.timeout_keep_alive_handler)
+
+
+class Exchange(StepsReply):
+    """A request for steps on a connection, and the reply to it. Stands where uvicorn keeps its own cycle."""
+
+    __slots__ = ("_connection", "_started", "body", "disconnected", "id", "keep_alive", "response_complete")
+    message_event = asyncio.Event()  # uvicorn sets a cycle's when the client goes; nobody waits for this one
+
+    def __init__(self, connection: Connection, id: str, *, keep_alive: bool) -> None:
+        super().__init__(connection._steps)
+        self.id = id
+        self.body = b""
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_complete = False
+        self._connection = connection
+        self._started = perf_counter()
+
+    def done(self) -> bool:
+        """See ``work.Reply``."""
+        return self.response_complete or self.disconnected
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Write the answer."""
+        self.response_complete = True
+        connection = self._connection
+        transport = connection.transport
+        if self.disconnected or transport.is_closing():
+            status = 0
+        else:
+            if headers is JSON_HEADERS and self.keep_alive:
+                transport.write(b"%b%d\r\n\r\n%b" % (_OK, len(body), body))
+            else:
+                transport.write(self._written(status, headers, body))
+            if not self.keep_alive:
+                transport.close()
+        self._steps.observe(status, perf_counter() - self._started)
+        connection.on_response_complete()
+
+    def _written(self, status: int, headers: Headers, body: bytes) -> bytes:
+        lines = [*headers, (b"content-length", b"%d" % len(body))]
+        if not self.keep_alive:
+            lines.append((b"connection", b"close"))
+        return b"".join((STATUS_LINE[status], *(b"%b: %b\r\n" % line for line in lines), b"\r\n", body))
