@@ -52,8 +52,9 @@ class Batcher(Generic[W]):
     """Runs waiting works in ticks, works of like size together, the oldest first, and short ones between long ones.
 
     Mutable state, touched on the event loop's thread only: ``_arrived`` (works not asked for their size yet),
-    ``_sorted`` (by size class, the works that wait, each with its ticket: a heap, the oldest first), ``_running``
-    (works of the tick that runs), ``_last`` (its size class), ``_tick_s``, ``_closing``.
+    ``_sorted`` (by size class, the works that wait, each with its ticket: a heap, the oldest first), ``_held`` (how
+    many those are), ``_running`` (works of the tick that runs), ``_last`` (its size class), ``_rows`` (how many works
+    shared the tick before), ``_tick_s``, ``_closing``.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class Batcher(Generic[W]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._arrived: deque[W] = deque()
         self._sorted: dict[int, list[tuple[int, W]]] = {}
+        self._held = 0
         self._tickets = itertools.count()
         self._last = 0
+        self._rows = 0
         self._running: Sequence[W] = ()
         self._closing = False
         self._wake = asyncio.Event()
@@ -104,7 +107,7 @@ class Batcher(Generic[W]):
     @property
     def waiting(self) -> int:
         """Works in the queue."""
-        return len(self._arrived) + sum(map(len, self._sorted.values()))
+        return len(self._arrived) + self._held
 
     def submit(self, work: W, *, admitted: bool = False) -> None:
         """Queue a work; ``admitted`` for the next part of something that was accepted before.
@@ -115,10 +118,11 @@ class Batcher(Generic[W]):
         """
         if not self.alive or (self._closing and not admitted):
             raise ShuttingDown("the service is shutting down")
-        if self.waiting >= self._capacity and not admitted:
+        if len(self._arrived) + self._held >= self._capacity and not admitted:
             raise Overloaded("too many requests are waiting for this model", retry_after_s=1)
         self._arrived.append(work)
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
 
     async def close(self, within_s: float) -> None:
         """Take no new work, finish what was accepted within the limit, then end the loop; the rest fails by name."""
@@ -138,11 +142,13 @@ class Batcher(Generic[W]):
                 self._wake.clear()
                 await self._wake.wait()
             # Turns of the event loop, as long as each brings something: what its sockets hold already joins this tick.
+            # Where as many are here as shared the last one, nobody else is likely to come.
             gathered = 0
-            while gathered < self.waiting < self._max_batch:
+            while gathered < self.waiting < self._max_batch and self.waiting != self._rows:
                 gathered = self.waiting
                 await asyncio.sleep(0)
             tick = self._form()
+            self._rows = len(tick)
             if not tick:
                 continue
             try:
@@ -172,11 +178,31 @@ class Batcher(Generic[W]):
         At no moment is a work neither in the tick nor in the queue: see ``_ended``.
         """
         self._running = tick = list[W]()
+        if not self._sorted:
+            self._take_steps(tick)
         fresh = next(self._tickets)
         self._sort_arrived()
+        if tick and 1 in self._sorted:
+            self._fill(tick, 1, fresh)
         while self._sorted and not tick:
             self._fill(tick, self._leading(), fresh)
         return tick
+
+    def _take_steps(self, tick: list[W]) -> None:
+        """Take single steps right from the head of what arrived, as long as there is nothing else: as ``_fill`` would,
+        since nothing is shorter, but without sorting."""
+        now, room = self._clock.monotonic(), min(self._max_batch, self._max_cells)
+        while self._arrived and len(tick) < room:
+            work = self._arrived[0]
+            size = work.claim()
+            if size > 1:
+                return
+            if size == 1:
+                tick.append(work)
+                self._last = 1
+                self._observer.waited(now - work.since)
+                work.start()
+            self._arrived.popleft()
 
     def _sort_arrived(self) -> None:
         """Ask what is new for its size, once, so that a short work is found however much waits before it."""
@@ -186,6 +212,7 @@ class Batcher(Generic[W]):
             work = self._arrived.popleft()
             if size > 0:
                 heapq.heappush(self._sorted.setdefault(like, []), (next(self._tickets), work))
+                self._held += 1
 
     def _leading(self) -> int:
         """The size class of the next tick: the oldest work's, or after a tick of longer ones the shortest.
@@ -207,8 +234,10 @@ class Batcher(Generic[W]):
             size = size_class if ticket > fresh else work.claim()
             like = self._like(size)
             heapq.heappop(waiting)
+            self._held -= 1
             if size > 0 and like != size_class:  # it has grown or shrunk while it waited
                 heapq.heappush(self._sorted.setdefault(like, []), (ticket, work))
+                self._held += 1
             elif size > 0:
                 tick.append(work)
                 self._last = size_class
@@ -237,6 +266,7 @@ class Batcher(Generic[W]):
         left = [*self._running, *(work for _, work in waiting), *self._arrived]
         self._running = ()
         self._sorted.clear()
+        self._held = 0
         self._arrived.clear()
         if not self._closing and not task.cancelled():  # cancelled: the event loop itself is being torn down
             log.critical("the loop of a batcher ended", exc_info=task.exception())

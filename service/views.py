@@ -1,15 +1,14 @@
 """What a client is shown of a chunk's outputs: the last step or all of them, the most likely symbols or the numbers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from service.state import Tensors
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """``every``: all steps instead of the last. ``top_k``: so many symbols of a language model; 0 for other models."""
 
     every: bool = False

@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import Enum
+from typing import TypeGuard
 
 import numpy as np
 from msgspec.structs import replace
@@ -99,9 +100,12 @@ class Live:
         """
         self._admit()
         now = self._clock.monotonic()
-        self._waiting.append(Waiting(request, reply, deadline, self.delivered, request.steps, request.digest, now))
-        self.proceed(admitted=False)
-        self._watch(reply, deadline)
+        waiting = Waiting(request, reply, deadline, self.delivered, request.steps, request.digest, now)
+        self._waiting.append(waiting)
+        if self.phase is Phase.IDLE and len(self._waiting) == 1:
+            self._queue(waiting, admitted=False)
+        elif self.phase is Phase.HELD:
+            self._watch(reply, deadline)
 
     def turn(self, deadline: float) -> Turn:
         """Queue for having the session to oneself; ``release`` gives it back."""
@@ -109,13 +113,15 @@ class Live:
         turn = Turn(asyncio.get_running_loop().create_future(), deadline)
         self._waiting.append(turn)
         self.proceed()
-        self._watch(turn.reply, deadline)
+        if self.phase is Phase.HELD:
+            self._watch(turn.reply, deadline)
         return turn
 
     def release(self) -> None:
         """The holder of the turn is done."""
         self.phase = Phase.IDLE
-        self.proceed()
+        if self._waiting:
+            self.proceed()
 
     def committed(self, record: Record) -> None:
         """The record as a turn has committed it."""
@@ -151,7 +157,7 @@ class Live:
                 self.phase = Phase.HELD
                 resolve(first.reply, None)
             else:
-                self._queue(first, admitted)
+                self._queue(first, admitted=admitted)
 
     def _admit(self) -> None:
         if self.over is not None:
@@ -159,7 +165,7 @@ class Live:
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded("too many requests are waiting for this session", retry_after_s=1)
 
-    def _queue(self, first: Waiting, admitted: bool) -> None:
+    def _queue(self, first: Waiting, *, admitted: bool) -> None:
         try:
             self.model.batcher.submit(self, admitted=admitted)
         except ServiceError as error:
@@ -170,7 +176,7 @@ class Live:
 
     def _watch(self, reply: Reply, deadline: float) -> None:
         """Behind a turn nobody is claimed, however long it lasts: who waits there is looked at when the time is up."""
-        if self.phase is Phase.HELD and not reply.done():
+        if not reply.done():
             left_s = max(0.0, deadline - self._clock.monotonic())
             asyncio.get_running_loop().call_later(left_s + 0.001, self._drop_late)
 
@@ -200,6 +206,9 @@ class Live:
 
     def claim(self) -> int:
         """Decide which of the waiting requests apply now, together; answer those that do not. See ``batching.Work``."""
+        if len(self._waiting) == 1 and self._plainly_applies(first := self._waiting[0]):
+            self._taken = [first]
+            return first.steps
         self._taken = []
         position, total, kept = self.record.position, 0, deque[Waiting | Turn]()
         limit = 1 if self._alone or not self.model.folds else len(self._waiting)
@@ -228,6 +237,15 @@ class Live:
             self.proceed()
         return total
 
+    def _plainly_applies(self, waiting: Waiting | Turn) -> TypeGuard[Waiting]:
+        """Whether it is steps that apply without a further look: by far the most do."""
+        return (
+            isinstance(waiting, Waiting)
+            and waiting.request.position in (None, self.record.position)
+            and not waiting.reply.done()
+            and self._clock.monotonic() <= waiting.deadline
+        )
+
     def _follows(self, waiting: Waiting, position: int, total: int) -> bool:
         """Whether a request can be folded behind those already taken."""
         fits = total + waiting.steps <= self.model.segment_steps
@@ -249,21 +267,18 @@ class Live:
     def start(self) -> None:
         """See ``batching.Work``."""
         self.phase = Phase.RUNNING
-        for _ in self._taken:
+        record, taken, parts = self.record, self._taken, []
+        for ordinal, w in enumerate(taken, self.ordinal):
             self._waiting.popleft()
-        self._item = Item(
-            row=self.record.row,
-            chunk=_folded(self._taken),
-            parts=tuple(Part(w.steps, w.request.view, w.digest, self.ordinal + i) for i, w in enumerate(self._taken)),
-            record=self.record,
-            keep_from=min(w.seen for w in self._taken),
-            trace=self.record.trace,
-        )
+            parts.append(Part(w.steps, w.request.view, w.digest, ordinal))
+        # The first one came before the others: of no other was less delivered when it came.
+        self._item = Item(record.row, tuple(parts), _folded(taken), None, record, taken[0].seen, None, record.trace)
 
     def deliver(self, outcome: Stepped | Exception) -> None:
         """See ``batching.Work``."""
         taken, self._taken, self._item = self._taken, [], None
-        self._alone = max(0, self._alone - 1)
+        if self._alone:
+            self._alone -= 1
         if isinstance(outcome, Stepped) and outcome.record is not None:
             self._delivered(taken, outcome.shown, outcome.record)
         elif isinstance(outcome, NotFinite) and len(taken) > 1:
