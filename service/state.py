@@ -43,7 +43,7 @@ class Answer(Struct, frozen=True):
 
     def size(self) -> int:
         """Bytes of the outputs."""
-        return sum(a.nbytes for a in self.outputs.values()) if self.outputs is not None else 0
+        return sum([a.nbytes for a in self.outputs.values()]) if self.outputs is not None else 0
 
 
 class Identity(Struct, frozen=True):

@@ -22,6 +22,7 @@ from service.stores.base import Store
 from service.trace import extended
 from service.views import View, show_last, token_type
 
+_NOT_FINITE = "the model's outputs or state are not finite for this input; the state was left as it was"
 STREAM_SHARE = 8  # of the bytes of kept answers, this part is written anew with every step of a stream
 
 
@@ -113,11 +114,11 @@ class Stepper:
         chunks, fed = self._load(items)
         started = perf_counter()
         done = self._engine.run([item.row for item in items], chunks)
-        steps = sum(len(chunk[0]) for chunk in chunks)
-        self._observer.ran(len(items), steps, done.padding, perf_counter() - started)
-        shown = self._shown(items, [len(chunk[0]) for chunk in chunks], done, fed)
-        outcomes = [self._outcome(i, item, chunks[i], done, shown[i]) for i, item in enumerate(items)]
-        return self._commit(outcomes)
+        lengths = [len(chunk[0]) for chunk in chunks]
+        self._observer.ran(len(items), sum(lengths), done.padding, perf_counter() - started)
+        last = done.outputs[self._output.name][np.arange(len(items)), np.array(lengths) - 1]  # [rows, *step]
+        shown = self._shown(items, lengths, done, fed, last)
+        return self._commit(self._outcomes(items, chunks, done, shown, last.tobytes()))
 
     def _load(self, items: Sequence[Item]) -> tuple[list[Chunk], dict[int, Tensors]]:
         """The chunk of each item, and for those that feed themselves what was fed, to be shown."""
@@ -143,51 +144,59 @@ class Stepper:
         return next(iter(fed.values())).astype(self._input.dtype, copy=False)  # [1, *step]
 
     def _shown(
-        self, items: Sequence[Item], lengths: Sequence[int], done: Run, fed: Mapping[int, Tensors]
+        self, items: Sequence[Item], lengths: Sequence[int], done: Run, fed: Mapping[int, Tensors], last: np.ndarray
     ) -> list[tuple[Tensors, ...]]:
-        """What the parts of each item are shown."""
+        """What the parts of each item are shown; ``last`` is the first output after its last step."""
         shown: list[tuple[Tensors, ...]] = [()] * len(items)
         plain = [i for i, item in enumerate(items) if self._vocabulary and item.feed is None and item.shows_last]
         if plain:  # by far the most: the most likely symbols after one chunk, found for all rows at once
             views = [items[i].parts[0].view for i in plain]
-            last = done.outputs[self._output.name][plain, [lengths[i] - 1 for i in plain]]  # [rows, symbols]
-            for i, tops in zip(plain, show_last(views, last), strict=True):
+            for i, tops in zip(plain, show_last(views, last if len(plain) == len(items) else last[plain]), strict=True):
                 shown[i] = (tops,)
+            if len(plain) == len(items):
+                return shown
         for i, item in enumerate(items):
             if not shown[i]:
                 outputs = {name: output[i, : lengths[i]] for name, output in done.outputs.items()}
                 shown[i] = (fed[i],) if i in fed else _shares(item.parts, outputs)
         return shown
 
-    def _outcome(self, i: int, item: Item, chunk: Chunk, done: Run, shown: tuple[Tensors, ...]) -> Outcome:
-        if not done.finite[i]:
-            return NotFinite("the model's outputs or state are not finite for this input; the state was left as it was")
-        output = done.outputs[self._output.name][i, len(chunk[0]) - 1].tobytes()
-        try:
-            trace = extended(item.trace, item.row, chunk) if item.trace else b""
-        except UndecodableState as error:
-            return error
-        stepped = Stepped(done.rows[i], output, shown, trace=trace)
-        if item.record is None:
-            return stepped
-        record = next_record(item.record, item, stepped, self._clock.now(), self._keep_answer_bytes)
-        return replace(stepped, record=record)
+    def _outcomes(
+        self, items: Sequence[Item], chunks: Sequence[Chunk], done: Run, shown: list[tuple[Tensors, ...]], last: bytes
+    ) -> list[Outcome]:
+        """What became of each item, before it is committed; ``last``: of each row, the output of its last step."""
+        now, size, keep_bytes = self._clock.now(), len(last) // len(items), self._keep_answer_bytes
+        outcomes: list[Outcome] = []
+        for i, item in enumerate(items):
+            if not done.finite[i]:
+                outcomes.append(NotFinite(_NOT_FINITE))
+                continue
+            try:
+                trace = extended(item.trace, item.row, chunks[i]) if item.trace else b""
+            except UndecodableState as error:
+                outcomes.append(error)
+                continue
+            stepped = Stepped(done.rows[i], last[i * size : (i + 1) * size], shown[i], None, trace)
+            if item.record is not None:
+                record = next_record(item.record, item, stepped, now, keep_bytes)
+                stepped = Stepped(stepped.row, stepped.output, stepped.shown, record, trace)
+            outcomes.append(stepped)
+        return outcomes
 
     def _commit(self, outcomes: list[Outcome]) -> list[Outcome]:
         """Commit the rows that are to be; those that were not become the errors that say so."""
-        places = [i for i, o in enumerate(outcomes) if isinstance(o, Stepped) and o.record is not None]
-        if not places:
+        records = {i: o.record for i, o in enumerate(outcomes) if isinstance(o, Stepped) and o.record is not None}
+        if not records:
             return outcomes
-        records = [o.record for o in outcomes if isinstance(o, Stepped) and o.record is not None]
         started = perf_counter()
         try:
-            kept = self._store.commit(records)
+            kept = self._store.commit(list(records.values()))
         except StoreUnavailable as error:
-            for i in places:
+            for i in records:
                 outcomes[i] = error
             return outcomes
         self._observer.committed(len(records), perf_counter() - started)
-        for i, ok in zip(places, kept, strict=True):
+        for i, ok in zip(records, kept, strict=True):
             if not ok:
                 outcomes[i] = WriteConflict("the session was moved by another replica")
         return outcomes
@@ -199,7 +208,7 @@ def next_record(record: Record, item: Item, stepped: Stepped, now: float, keep_b
     answers = [] if item.extends else [a for a in record.answers if a.ordinal >= item.keep_from]
     position = record.position
     for part, outputs in zip(item.parts, stepped.shown, strict=True):
-        answer = Answer(position, part.steps, part.digest, expires_at, outputs, ordinal=part.ordinal)
+        answer = Answer(position, part.steps, part.digest, expires_at, outputs, None, 0, part.ordinal)
         answers.append(_extended(item.extends, answer, keep_bytes) if item.extends else answer)
         position += part.steps
     kept = _within(answers, keep_bytes)
@@ -221,6 +230,8 @@ def _extended(earlier: Answer, step: Answer, keep_bytes: int) -> Answer:
 
 def _within(answers: list[Answer], keep_bytes: int) -> tuple[Answer, ...]:
     """The latest answers whose outputs fit; the outputs of the earlier ones are dropped, not the fact of them."""
+    if sum([answer.size() for answer in answers]) <= keep_bytes:
+        return tuple(answers)
     left = keep_bytes
     kept: list[Answer] = []
     for answer in reversed(answers):

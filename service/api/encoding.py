@@ -28,16 +28,11 @@ def _single(value: object) -> orjson.Fragment:
     raise TypeError(f"no JSON for {type(value).__name__}")
 
 
-def timestamp(seconds: float) -> str:
-    """Seconds since the epoch as RFC 3339 in UTC, to the millisecond."""
-    whole = int(seconds)
-    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
-
-
 @lru_cache(maxsize=64)
-def _second(seconds: int) -> str:
-    """A second's date and time: the answers of one second share it."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+def timestamp(seconds: float) -> str:
+    """Seconds since the epoch as RFC 3339 in UTC, to the millisecond; the answers of one tick mostly share one."""
+    whole = int(seconds)
+    return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%dT%H:%M:%S}.{int((seconds - whole) * 1000):03d}Z"
 
 
 def outputs_of(signature: Signature, shown: Tensors) -> dict[str, Any]:

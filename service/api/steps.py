@@ -146,9 +146,10 @@ class StepsEndpoint:
         """Decode and submit a request; whatever comes of it, the reply is answered."""
         try:
             request = parse(Steps, body)
-            model = self._sessions.model_at_hand(id, ANYONE)
-            if model is not None:
-                self._submit(id, request, model.signature, reply)
+            live = self._sessions.at_hand(id, ANYONE)
+            if live is not None:
+                advance = self._decoded(live.model.signature, request, reply)
+                self._sessions.advance_live(live, advance, reply)
                 return
         except Exception as error:  # noqa: BLE001 - problems.py knows them all, and logs those it does not know
             resolve(reply, error)
@@ -160,17 +161,18 @@ class StepsEndpoint:
     async def _look_for(self, id: str, request: Steps, reply: StepsReply) -> None:
         try:
             model = await self._sessions.model_of(id, ANYONE)
-            self._submit(id, request, model.signature, reply)
+            advance = self._decoded(model.signature, request, reply)
+            self._sessions.submit(id, advance, ANYONE, reply)
         except Exception as error:  # noqa: BLE001 - see above
             resolve(reply, error)
 
-    def _submit(self, id: str, request: Steps, signature: Signature, reply: StepsReply) -> None:
+    def _decoded(self, signature: Signature, request: Steps, reply: StepsReply) -> Advance:
         chunk = decode_chunk(signature, request.inputs, request.text, max_steps=self._max_steps)
         view = view_of(signature, request.returned, request.top_k)
         if view.every:
             check_answer(signature, view, len(chunk[0]))
         reply.signature = signature
-        self._sessions.submit(id, Advance(chunk, view, request.position), ANYONE, reply)
+        return Advance(chunk, view, request.position)
 
     def refusal(self, error: BaseException) -> tuple[int, bytes, Headers]:
         """Status, body and headers of the answer to what was refused or failed; counted."""

@@ -140,10 +140,9 @@ class Sessions:
         """The model that a session is pinned to: what its inputs have to look like."""
         return (await self._arena.get(id, owner)).model
 
-    def model_at_hand(self, id: str, owner: str) -> Model | None:
-        """``model_of`` a live session; None where the session has to be looked for."""
-        live = self._arena.at_hand(id, owner)
-        return live.model if live is not None else None
+    def at_hand(self, id: str, owner: str) -> Live | None:
+        """A session that can be advanced at once; None where it has to be looked for."""
+        return None if self._waking and id in self._waking else self._arena.at_hand(id, owner)
 
     async def advance(self, id: str, request: Advance, owner: str) -> tuple[Answer, bool]:
         """Consume a chunk, exactly once; the answer, and whether it is that of an earlier request that this repeats."""
@@ -157,15 +156,17 @@ class Sessions:
         What can be refused at once is raised here. A request whose reply is done before it runs is dropped. Those of
         one session apply in the order in which they are submitted, also where it has to be loaded first.
         """
-        self._check_steps(request.steps)
-        live = None if id in self._waking else self._arena.at_hand(id, owner)
+        live = self.at_hand(id, owner)
         if live is not None:
-            self._advance(live, request, reply)
+            self.advance_live(live, request, reply)
             return
+        self._check_steps(request.steps)
         task = asyncio.create_task(self._woken(id, request, owner, reply))
         self._waking.setdefault(id, set()).add(task)
 
-    def _advance(self, live: Live, request: Advance, reply: Reply) -> None:
+    def advance_live(self, live: Live, request: Advance, reply: Reply) -> None:
+        """``submit`` for a session that is ``at_hand``: right after that call, before anything else runs."""
+        self._check_steps(request.steps)
         if live.takes(request):
             live.advance(request, self._deadline(), reply)
         else:
@@ -174,7 +175,7 @@ class Sessions:
     async def _woken(self, id: str, request: Advance, owner: str, reply: Reply) -> None:
         """Load the session first; loads end in the order in which they were begun."""
         try:
-            self._advance(await self._arena.get(id, owner), request, reply)
+            self.advance_live(await self._arena.get(id, owner), request, reply)
         except Exception as error:  # noqa: BLE001 - who asked is told, whatever it is
             resolve(reply, error)
         finally:

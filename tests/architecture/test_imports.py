@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine", "stores"),
     ("views",),
     ("state", "trace", "artifact", "settings", "metrics", "logs", "clock", "sampling"),
-    ("errors",),
+    ("errors", "histograms"),
 )
 LEVEL = {unit: -depth for depth, layer in enumerate(LAYERS) for unit in layer}
 
@@ -42,6 +42,7 @@ DOORS: dict[str, set[str] | None] = {
     "service.sessions.sessions": None,
     "service.sessions.requests": {"api"},
     "service.sessions.generation": {"api"},
+    "service.api.connection": {"__main__"},
     "service.api.*": {"app"},
 }
 
@@ -59,17 +60,17 @@ IGNORANT: dict[str, set[str]] = {
 OWNED: dict[str, set[str]] = {
     "fastapi": {"api", "app"},
     "starlette": {"api", "app"},
-    "uvicorn": {"__main__"},
+    "uvicorn": {"__main__", "api"},
     "typer": {"command"},
     "rich": {"command"},
     "onnxruntime": {"engine"},
     "sqlite3": {"stores"},
-    "prometheus_client": {"metrics", "api"},
+    "prometheus_client": {"metrics", "histograms", "api"},
     "pydantic_settings": {"settings"},
-    "msgspec": {"state", "trace", "step", "stores", "sessions"},
+    "msgspec": {"state", "trace", "views", "step", "stores", "sessions"},
     "orjson": {"api"},
     "asyncio": {"api", "sessions", "models", "batching", "work"},
-    "numpy": {"api", "sessions", "step", "engine", "views", "state", "trace", "artifact", "sampling"},
+    "numpy": {"api", "sessions", "step", "engine", "views", "state", "trace", "artifact", "sampling", "histograms"},
 }
 
 # What a server must never need: the extra `train`, other stations, and what only tests use.
