@@ -26,6 +26,12 @@ class Settings(BaseSettings):
     model_repository: Path = Field(Path("model_repository"), description="folder of NAME/VERSION/model.onnx")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    http_workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="processes that speak HTTP in front of the one that has the engine; 0: one process does all",
+    )
     store: str = Field("sqlite:data/sessions.db", description="where sessions are kept: sqlite:PATH")
     durability: Literal["memory", "commit", "fsync"] = Field(
         "commit",

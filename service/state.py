@@ -16,6 +16,8 @@ from msgspec import Struct
 from service.errors import UndecodableState
 
 Tensors = Mapping[str, np.ndarray]
+# One row's chunk: an array [steps, *step shape] for each input of the signature, in its order.
+Chunk = tuple[np.ndarray, ...]
 
 
 class Answer(Struct, frozen=True):

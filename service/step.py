@@ -14,10 +14,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from service.clock import Clock
-from service.engine.runtime import Chunk, Engine, Run
+from service.engine.runtime import Engine, Run
 from service.errors import NotFinite, StoreUnavailable, UndecodableState, WriteConflict
 from service.sampling import Sampling, sample
-from service.state import Answer, Record, Tensors
+from service.state import Answer, Chunk, Record, Tensors
 from service.stores.base import Store
 from service.trace import extended
 from service.views import View, show_last, token_type

@@ -39,6 +39,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         if self._exchange is not None:
             self._exchange.disconnected = True
+            self._steps.sessions.leave(self._exchange)
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
 
@@ -155,6 +156,10 @@ class Exchange(StepsReply):
         """See ``work.Reply``."""
         return self.response_complete or self.disconnected
 
+    def lose(self) -> None:
+        """See ``StepsReply``."""
+        self._connection.transport.abort()
+
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Write the answer."""
         self.response_complete = True
@@ -169,7 +174,7 @@ class Exchange(StepsReply):
                 transport.write(self._written(status, headers, body))
             if not self.keep_alive:
                 transport.close()
-        self._steps.observe(status, perf_counter() - self._started)
+        self._steps.counts.answered(status, perf_counter() - self._started)
         connection.on_response_complete()
 
     def _written(self, status: int, headers: Headers, body: bytes) -> bytes:

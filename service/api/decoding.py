@@ -9,8 +9,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from service.api.problems import field_name
 from service.artifact import Signature, TensorSpec
-from service.engine.runtime import Chunk
 from service.errors import InvalidInput, TooLarge
+from service.state import Chunk
 
 _EXAMPLES = {"language": "token ids such as [17, 4]", "forecast": "numbers", "generic": "numbers"}
 

@@ -44,7 +44,7 @@ class Edge:
         started = perf_counter()
         if self.steps.takes(scope):
             status = await self.steps(scope, receive, send)
-            self.steps.observe(status, perf_counter() - started)
+            self.steps.counts.answered(status, perf_counter() - started)
             return
         reply = _Reply(send)
         try:

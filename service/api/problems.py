@@ -41,6 +41,7 @@ TABLE: dict[type[ServiceError], tuple[int, str, str]] = {
     errors.Overloaded: (503, "overloaded", "Too many requests are waiting"),
     errors.DeadlineExceeded: (503, "deadline-exceeded", "The request waited too long"),
     errors.ShuttingDown: (503, "shutting-down", "The service is shutting down"),
+    errors.EngineUnavailable: (503, "engine-unavailable", "The engine is being started again"),
     errors.StoreUnavailable: (503, "store-unavailable", "The session store cannot commit or load"),
 }
 _RETRY_AFTER_S = 1

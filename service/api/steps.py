@@ -8,8 +8,8 @@ their connection (``connection.py``) calls ``begin`` and writes the answer.
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, Protocol
 
 from fastapi import APIRouter, Response
 from fastapi.routing import APIRoute
@@ -22,7 +22,6 @@ from service.api.asgi import (
     Send,
     check_length,
     read_body,
-    refuse,
     respond,
     watching,
 )
@@ -34,10 +33,9 @@ from service.artifact import Signature
 from service.errors import InvalidInput, ShuttingDown, TooLarge
 from service.metrics import Metrics
 from service.sessions.requests import Advance
-from service.sessions.sessions import Sessions
 from service.state import Answer
 from service.views import View
-from service.work import resolve
+from service.work import Reply, resolve
 
 ANYONE = ""  # the owner of every session, until there are API keys
 DEFAULT_TOP_K = 5
@@ -68,6 +66,67 @@ def check_answer(signature: Signature, view: View, shown: int) -> None:
         )
 
 
+class HasSignature(Protocol):
+    """What is needed of a model."""
+
+    @property
+    def signature(self) -> Signature:
+        """What its inputs have to look like."""
+        ...
+
+
+class Stepping(Protocol):
+    """What is needed of the sessions: ``Sessions`` itself, or a front end's link to the process that has them."""
+
+    def at_hand(self, id: str, owner: str) -> Any:  # noqa: ANN401 - its model is a HasSignature
+        """A session that can be advanced at once; None where it has to be looked for."""
+        ...
+
+    async def model_of(self, id: str, owner: str) -> HasSignature:
+        """The model that a session is pinned to."""
+        ...
+
+    def advance_live(self, live: Any, request: Advance, reply: Reply) -> None:  # noqa: ANN401 - from ``at_hand``
+        """``submit`` for a session that is ``at_hand``."""
+        ...
+
+    def submit(self, id: str, request: Advance, owner: str, reply: Reply) -> None:
+        """Take a request; the reply gets (answer, whether it repeats an earlier one) or the error."""
+        ...
+
+    def leave(self, reply: Reply) -> None:
+        """Nobody waits for this reply any more: it is done."""
+        ...
+
+
+class Counts(Protocol):
+    """What the endpoint reports."""
+
+    def refused(self, reason: str, status: int) -> None:
+        """A request was answered with a problem of this type."""
+        ...
+
+    def answered(self, status: int, seconds: float) -> None:
+        """A request was answered after so long (status 0: nobody was left to be answered)."""
+        ...
+
+
+class StepsCounts:
+    """The endpoint's part of the service's metrics."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._rejected = metrics.rejected
+        self._timer = cache(partial(metrics.requests.labels, StepsEndpoint.path))
+
+    def refused(self, reason: str, status: int) -> None:
+        """See ``Counts``."""
+        self._rejected.labels(reason).inc()
+
+    def answered(self, status: int, seconds: float) -> None:
+        """See ``Counts``."""
+        self._timer(status).observe(seconds)
+
+
 class StepsReply(ABC):
     """The reply to a request for steps, as the sessions know it (``work.Reply``): it becomes an HTTP answer."""
 
@@ -80,6 +139,10 @@ class StepsReply(ABC):
     @abstractmethod
     def done(self) -> bool:
         """See ``work.Reply``."""
+
+    @abstractmethod
+    def lose(self) -> None:
+        """Hang up: what became of the request cannot be known here."""
 
     @abstractmethod
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
@@ -114,6 +177,9 @@ class _Awaited(StepsReply):
     def done(self) -> bool:
         return self.future.done()
 
+    def lose(self) -> None:
+        self.future.set_exception(ClientDisconnected())
+
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
         self.future.set_result((status, headers, body))
 
@@ -124,12 +190,11 @@ class StepsEndpoint:
     path = f"{_BEFORE}{{id}}{_AFTER}"
     before, after, slashes = _BEFORE.encode(), _AFTER.encode(), path.count("/")
 
-    def __init__(self, sessions: Sessions, metrics: Metrics, max_body_bytes: int, max_steps: int) -> None:
-        self._sessions = sessions
+    def __init__(self, sessions: Stepping, counts: Counts, max_body_bytes: int, max_steps: int) -> None:
+        self.sessions = sessions
+        self.counts = counts
         self._max_steps = max_steps
         self.max_body_bytes = max_body_bytes
-        self._rejected = metrics.rejected
-        self._timer = cache(metrics.requests.labels)  # a lookup there costs as much as an answer
         self._looking: set[asyncio.Task[None]] = set()  # so that none is lost
 
     def takes(self, scope: Scope) -> bool:
@@ -146,10 +211,10 @@ class StepsEndpoint:
         """Decode and submit a request; whatever comes of it, the reply is answered."""
         try:
             request = parse(Steps, body)
-            live = self._sessions.at_hand(id, ANYONE)
+            live = self.sessions.at_hand(id, ANYONE)
             if live is not None:
                 advance = self._decoded(live.model.signature, request, reply)
-                self._sessions.advance_live(live, advance, reply)
+                self.sessions.advance_live(live, advance, reply)
                 return
         except Exception as error:  # noqa: BLE001 - problems.py knows them all, and logs those it does not know
             resolve(reply, error)
@@ -160,9 +225,9 @@ class StepsEndpoint:
 
     async def _look_for(self, id: str, request: Steps, reply: StepsReply) -> None:
         try:
-            model = await self._sessions.model_of(id, ANYONE)
+            model = await self.sessions.model_of(id, ANYONE)
             advance = self._decoded(model.signature, request, reply)
-            self._sessions.submit(id, advance, ANYONE, reply)
+            self.sessions.submit(id, advance, ANYONE, reply)
         except Exception as error:  # noqa: BLE001 - see above
             resolve(reply, error)
 
@@ -176,12 +241,9 @@ class StepsEndpoint:
 
     def refusal(self, error: BaseException) -> tuple[int, bytes, Headers]:
         """Status, body and headers of the answer to what was refused or failed; counted."""
-        self._rejected.labels(reason(error)).inc()
-        return problem(error)
-
-    def observe(self, status: int, seconds: float) -> None:
-        """A request was answered after so long (status 0: nobody was left to be answered)."""
-        self._timer(self.path, status).observe(seconds)
+        status, body, headers = problem(error)
+        self.counts.refused(reason(error), status)
+        return status, body, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> int:
         """Answer one request as an ASGI app and return the status (0: nobody was left to be answered)."""
@@ -190,9 +252,9 @@ class StepsEndpoint:
         except ClientDisconnected:
             return 0
         except asyncio.CancelledError:  # by the server, whose time to shut down has run out
-            return await refuse(send, ShuttingDown("the service is shutting down"), self._rejected)
+            status, body, headers = self.refusal(ShuttingDown("the service is shutting down"))
         except Exception as error:  # noqa: BLE001 - see above
-            return await refuse(send, error, self._rejected)
+            status, body, headers = self.refusal(error)
         try:
             await respond(send, status, body, headers)
         except ClientDisconnected:

@@ -15,9 +15,10 @@ import numpy as np
 from service.artifact import Recurrence
 from service.engine import cells, ort
 from service.engine.providers import open_session
-from service.engine.runtime import Chunk, Engine
+from service.engine.runtime import Engine
 from service.errors import ModelNotLoaded, UndecodableState, UnsupportedTask
 from service.settings import Settings
+from service.state import Chunk
 from service.trace import Layer, Span, latest_spans
 
 _GRAPH, _OUTPUT, _NAME = 7, 12, 1  # fields of ModelProto, GraphProto and ValueInfoProto in onnx.proto

@@ -11,8 +11,9 @@ import numpy as np
 
 from service.artifact import Shape, Signature, TensorSpec
 from service.engine import ort
-from service.engine.runtime import Chunk, Engine
+from service.engine.runtime import Engine
 from service.errors import ArtifactError
+from service.state import Chunk
 
 _CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 _STEPS = 19  # odd, and longer than the blocks that matrix kernels work in

@@ -16,10 +16,7 @@ from service.engine import ort
 from service.engine.providers import open_session, running_provider
 from service.errors import ArtifactError
 from service.settings import Settings
-from service.state import RowLayout, Tensors, axes_moved
-
-# One row's chunk: an array [steps, *step shape] for each input of the signature, in its order.
-Chunk = tuple[np.ndarray, ...]
+from service.state import Chunk, RowLayout, Tensors, axes_moved
 
 _ORT_TYPES = {
     "tensor(float16)": "float16",

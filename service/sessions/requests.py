@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
-from service.engine.runtime import Chunk
 from service.errors import AlreadyApplied, PositionConflict
 from service.sampling import Sampling
-from service.state import Answer, Record
+from service.state import Answer, Chunk, Record
 from service.views import View
 from service.work import Reply
 

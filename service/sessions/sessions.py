@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, cast
 
 from service.clock import Clock
-from service.engine.runtime import Chunk
 from service.errors import (
     GatesNotKept,
     InvalidInput,
@@ -31,7 +30,7 @@ from service.sessions.live import Live
 from service.sessions.requests import Advance, Generate
 from service.sessions.turns import Turns, run_segments
 from service.settings import Settings
-from service.state import Answer, Identity, Record, Tensors
+from service.state import Answer, Chunk, Identity, Record, Tensors
 from service.step import Stepped
 from service.stores.base import Ended, EndReason, Listed, Store
 from service.trace import Layer, begun
@@ -171,6 +170,9 @@ class Sessions:
             live.advance(request, self._deadline(), reply)
         else:
             self._turns.advance(live, request, self._deadline(), reply)
+
+    def leave(self, reply: Reply) -> None:
+        """Nobody waits for this reply any more: it is done, which is asked before it runs."""
 
     async def _woken(self, id: str, request: Advance, owner: str, reply: Reply) -> None:
         """Load the session first; loads end in the order in which they were begun."""

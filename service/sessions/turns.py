@@ -13,7 +13,6 @@ from typing import Any, Generic, TypeVar
 from msgspec import structs
 
 from service.clock import Clock
-from service.engine.runtime import Chunk
 from service.errors import NothingToContinue, PositionConflict, SessionEnded, ShuttingDown, WriteConflict
 from service.models import Model
 from service.sessions.caller import Caller, ClientGone
@@ -21,7 +20,7 @@ from service.sessions.generation import Generated, Generation, Gone, Source, joi
 from service.sessions.live import MAX_TRIES, Live
 from service.sessions.requests import Advance, Generate, Turn, repeated
 from service.settings import Settings
-from service.state import Answer, Record
+from service.state import Answer, Chunk, Record
 from service.step import Item, Part, Stepped, next_record
 from service.stores.base import Store
 from service.trace import begun, segment_steps

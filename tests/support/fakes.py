@@ -5,9 +5,9 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from service.engine.runtime import Chunk, Engine, Run
+from service.engine.runtime import Engine, Run
 from service.errors import StoreUnavailable, UndecodableState
-from service.state import Record
+from service.state import Chunk, Record
 from service.stores.base import Ended, EndReason, Listed, Store
 
 PATIENCE_S = 10.0  # how long a test waits for what has to happen before it fails; nothing waits this long in a good run
