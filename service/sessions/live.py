@@ -11,13 +11,12 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import TypeGuard
 
-import numpy as np
 from msgspec.structs import replace
 
 from service.clock import Clock
 from service.errors import DeadlineExceeded, NotFinite, Overloaded, ServiceError, WriteConflict
 from service.models import Model
-from service.sessions.requests import Advance, Turn, Waiting, outdated, repeated
+from service.sessions.requests import Advance, Turn, Waiting, folded, outdated, repeated
 from service.state import Record, Tensors
 from service.step import Item, Part, Stepped
 from service.trace import segment_steps
@@ -46,22 +45,9 @@ class Live:
     """
 
     __slots__ = (
-        "_alone",
-        "_clock",
-        "_item",
-        "_max_waiting",
-        "_renew",
-        "_renewal",
-        "_taken",
-        "_waiting",
-        "delivered",
-        "interrupt",
-        "model",
-        "ordinal",
-        "over",
-        "phase",
-        "record",
-    )
+        "_alone", "_clock", "_item", "_max_waiting", "_renew", "_renewal", "_taken", "_waiting", "delivered",
+        "interrupt", "model", "ordinal", "over", "phase", "record",
+    )  # fmt: skip
 
     def __init__(
         self, record: Record, model: Model, clock: Clock, max_waiting: int, renew: Callable[["Live"], Awaitable[None]]
@@ -272,13 +258,12 @@ class Live:
             self._waiting.popleft()
             parts.append(Part(w.steps, w.request.view, w.digest, ordinal))
         # The first one came before the others: of no other was less delivered when it came.
-        self._item = Item(record.row, tuple(parts), _folded(taken), None, record, taken[0].seen, None, record.trace)
+        self._item = Item(record.row, tuple(parts), folded(taken), None, record, taken[0].seen, None, record.trace)
 
     def deliver(self, outcome: Stepped | Exception) -> None:
         """See ``batching.Work``."""
         taken, self._taken, self._item = self._taken, [], None
-        if self._alone:
-            self._alone -= 1
+        self._alone -= self._alone > 0
         if isinstance(outcome, Stepped) and outcome.record is not None:
             self._delivered(taken, outcome.shown, outcome.record)
         elif isinstance(outcome, NotFinite) and len(taken) > 1:
@@ -312,9 +297,3 @@ class Live:
             if waiting.tries >= MAX_TRIES:
                 resolve(waiting.reply, error)
         self._refresh()
-
-
-def _folded(taken: list[Waiting]) -> tuple[np.ndarray, ...]:
-    if len(taken) == 1:
-        return taken[0].request.chunk
-    return tuple(np.concatenate(parts) for parts in zip(*(w.request.chunk for w in taken), strict=True))

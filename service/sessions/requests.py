@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from msgspec import Struct
 
 from service.errors import AlreadyApplied, PositionConflict
@@ -110,3 +112,10 @@ def outdated(record: Record, waiting: Waiting) -> bool:
     if position is None or position == record.position or waiting.renewed:
         return False
     return not any(a.start == position and a.digest == waiting.digest for a in record.answers)
+
+
+def folded(taken: Sequence[Waiting]) -> Chunk:
+    """The chunks of requests that follow each other, as one."""
+    if len(taken) == 1:
+        return taken[0].request.chunk
+    return tuple(np.concatenate(parts) for parts in zip(*(w.request.chunk for w in taken), strict=True))

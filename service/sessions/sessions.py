@@ -8,7 +8,7 @@ one tick is folded there, work of several ticks takes a turn (``Turns``).
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, cast
 
@@ -19,22 +19,20 @@ from service.errors import (
     ModelNotLoaded,
     Overloaded,
     ServiceError,
-    TooLarge,
     UndecodableState,
 )
 from service.metrics import Metrics
 from service.models import Model, Models
 from service.sessions.arena import Arena, ended, unknown
-from service.sessions.generation import Generated, Generation, Source
+from service.sessions.generation import Generated
 from service.sessions.live import Live
 from service.sessions.requests import Advance, Generate
-from service.sessions.turns import Turns, run_segments
+from service.sessions.stateless import Stateless
+from service.sessions.turns import Turns
 from service.settings import Settings
-from service.state import Answer, Chunk, Identity, Record, Tensors
-from service.step import Stepped
+from service.state import Answer, Identity, Record
 from service.stores.base import Ended, EndReason, Listed, Store
 from service.trace import Layer, begun
-from service.views import View
 from service.work import Reply, resolve
 
 log = logging.getLogger(__name__)
@@ -44,14 +42,13 @@ SWEEP_BATCH = 200  # sessions that one sweep transaction ends: short enough that
 T = TypeVar("T")
 
 
-class Sessions:
+class Sessions(Stateless):
     """All sessions of the service."""
 
     def __init__(self, models: Models, store: Store, settings: Settings, clock: Clock, metrics: Metrics) -> None:
+        super().__init__(settings, clock)
         self.models = models
         self._store = store
-        self._settings = settings
-        self._clock = clock
         self._metrics = metrics
         self._arena = Arena(models, store, settings, clock, metrics.loops_ended.inc)
         self._io = ThreadPoolExecutor(2, thread_name_prefix="store")
@@ -221,45 +218,7 @@ class Sessions:
             live.interrupt()
         await self._turns.hold(live, self._deadline(), lambda _: self._end(id, owner))
 
-    # ---- without a session
-
-    async def predict(self, model: Model, chunks: Sequence[Chunk], view: View) -> list[Tensors]:
-        """Run whole sequences from the initial state; what is shown of each."""
-        if len(chunks) > self._settings.max_sequences:
-            raise TooLarge(f"at most {self._settings.max_sequences} sequences in one request", field="inputs")
-        self._check_steps(sum(len(chunk[0]) for chunk in chunks))
-        deadline = self._deadline()
-        begin = Stepped(model.engine.initial_row, b"", ())
-        runs = [asyncio.ensure_future(run_segments(model, begin, chunk, view, deadline)) for chunk in chunks]
-        try:
-            return [done.shown[0] for done in await asyncio.gather(*runs)]
-        finally:  # after a failure, or when the client has gone, nobody wants the others
-            for run in runs:
-                run.cancel()
-
-    def generate_from(self, model: Model, prompt: Chunk, request: Generate) -> "AsyncIterator[Generated]":
-        """Continue a prompt from the initial state, without a session."""
-        self._check_steps(len(prompt[0]))
-        self._check_generation(model, request)
-        return self._generated_from(model, prompt, request)
-
-    async def _generated_from(self, model: Model, prompt: Chunk, request: Generate) -> "AsyncIterator[Generated]":
-        deadline = self._deadline()
-        begin = Stepped(model.engine.initial_row, b"", ())
-        start = await run_segments(model, begin, prompt, View(), deadline)
-        source = Source(start.row, start.output, len(prompt[0]))
-        generation = Generation(model, request, source, deadline=float("inf"))  # it has begun: it is not cut off
-        async for generated in generation.run():
-            yield generated
-
     # ---- inside
-
-    def _deadline(self) -> float:
-        return self._clock.monotonic() + self._settings.queue_timeout_s
-
-    def _check_steps(self, steps: int) -> None:
-        if steps > self._settings.max_steps:
-            raise TooLarge(f"at most {self._settings.max_steps} steps in one request, got {steps}", field="inputs")
 
     def _check_gates(self, model: Model, gates: int) -> None:
         if gates:
@@ -277,11 +236,6 @@ class Sessions:
             return await asyncio.get_running_loop().run_in_executor(self._looks, layers, trace, last)
         finally:
             self._looking -= 1
-
-    def _check_generation(self, model: Model, request: Generate) -> None:
-        model.check_generates()
-        if request.max_steps > self._settings.max_steps:
-            raise TooLarge(f"max_steps is at most {self._settings.max_steps}", field="max_steps")
 
     async def _end(self, id: str, owner: str) -> None:
         if not await self._in_io(self._store.end, id, "deleted", self._clock.now()):

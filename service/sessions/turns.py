@@ -193,7 +193,7 @@ class Turns:
         self, live: Live, request: Generate, deadline: float, caller: Caller, *, commits: bool = False
     ) -> Generation | Generated:
         """The generation to run, or what an earlier one came to that this request repeats."""
-        if not request.advance:
+        if not request.advance or not live.record.output:  # the last output may be in the store only
             await self._renew(live)  # no commit will find out whether another replica has moved the session
         answer = repeated(live.record, request.position, request.digest)
         if answer is not None:

@@ -53,6 +53,7 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"tombstone_s": 4e8}, "tombstone_s"),
     ({"sweep_interval_s": 3601}, "sweep_interval_s"),
     ({"drain_s": 3601}, "drain_s"),
+    ({"http_workers": 65}, "http_workers"),
 ]
 
 
