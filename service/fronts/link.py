@@ -84,7 +84,7 @@ class EngineLost(Exception):
 
 
 class RemoteSessions:
-    """See ``api.steps.Stepping``. Mutable state: ``_link``, ``_known`` (the least recently found first), ``_last``."""
+    """See ``api.stepping.Stepping``. Mutable state: ``_link``, ``_known`` (the least recently found first), ``_last``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -145,12 +145,12 @@ class RemoteSessions:
                     return
 
     def refused(self, reason: str, status: int) -> None:
-        """See ``api.steps.Counts``: the metrics are the engine's."""
+        """See ``api.stepping.Counts``: the metrics are the engine's."""
         if self._link is not None:
             self._link.say(Refused(reason, status))
 
     def answered(self, status: int, seconds: float) -> None:
-        """See ``api.steps.Counts``: what came further than here the engine counts by itself."""
+        """See ``api.stepping.Counts``: what came further than here the engine counts by itself."""
 
     def _ask(self, kind: Any, reply: Reply, *arguments: object) -> None:  # noqa: ANN401 - a kind of message
         if self._link is None:
