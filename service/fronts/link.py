@@ -84,7 +84,7 @@ class EngineLost(Exception):
 
 
 class RemoteSessions:
-    """See ``api.stepping.Stepping``. Mutable state: ``_link``, ``_known`` (the least recently found first), ``_last``."""
+    """See ``api.stepping``. Mutable state: ``_link``, ``_known`` (the least recently found first), ``_last``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
