@@ -6,8 +6,7 @@ promise is looked for when a model is loaded, with this build of ONNX Runtime on
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,40 +16,25 @@ from service.engine.runtime import Chunk, Engine
 from service.errors import ArtifactError
 
 _CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 32)
-_CUT = (1, 1, 2, 4, 11)  # a chunk in pieces, the last one longer than the blocks that matrix kernels work in
-_STEPS = sum(_CUT)  # odd, too
-
-
-def check(engine: Engine) -> None:
-    """Run the graph once, and hold what it returns against the signature: the graph itself need not say its shapes.
-
-    Raises:
-        ArtifactError: it cannot be run, or does not answer in the shapes that its signature says.
-    """
-    with _errors_mapped():
-        _check_shapes(engine)
+_CUT = (1, 2, 11)  # a chunk in pieces, the last one longer than the blocks that matrix kernels work in
+_STEPS = sum(_CUT)
 
 
 def probe(engine: Engine) -> None:
     """Set ``engine.min_rows`` and ``engine.bit_exact`` to what holds for this model here.
 
     Raises:
-        ArtifactError: see ``check``, which comes first.
+        ArtifactError: the graph cannot be run, or does not answer in the shapes that its signature says.
     """
-    check(engine)
-    with _errors_mapped():
-        _find_padding(engine)
-
-
-@contextmanager
-def _errors_mapped() -> Iterator[None]:
     try:
-        yield
+        _check_shapes(engine)
+        _find_padding(engine)
     except ort.ERRORS as error:
         raise ArtifactError(f"the graph loads, but does not run: {ort.first_line(error)}") from error
 
 
 def _check_shapes(engine: Engine) -> None:
+    """Hold what the graph returns against the signature; the graph itself need not say its shapes."""
     signature = engine.signature
     rows = 2 if signature.batched else 1
     steps = 3 if signature.has_time_axis else 1
@@ -128,13 +112,14 @@ def _cut(engine: Engine, rows: list[bytes], chunks: list[Chunk], cuts: Sequence[
 
 def _holds(engine: Engine, rows: list[bytes], chunks: list[Chunk], reference: _Result, candidate: int) -> bool:
     """Whether batches of many sizes, cut in many ways, all equal the reference, which ran whole."""
-    steps = len(chunks[0][0])
+    count, steps = len(rows), len(chunks[0][0])
     cut = _CUT if steps > 1 else (1,)
-    sizes = {1, 2, candidate, candidate + 1, 2 * candidate + 1, 5, 17, len(rows)}
-    for size in sorted({min(size, len(rows)) for size in sizes}):
-        some = slice(len(rows) - size, None)  # not always the same neighbours
+    sizes = {1, 2, candidate, candidate + 1, 2 * candidate + 1, 5, 17}
+    for size in sorted({min(size, count) for size in sizes}):
+        some = slice(count - size, None)  # not always the same neighbours
         if _cut(engine, rows[some], chunks[some], [cut] * size) != reference[some]:
             return False
-    # Beside longer and shorter rows: each row is cut at another step.
-    ragged = [(1 + i % (steps - 1), steps - 1 - i % (steps - 1)) for i in range(len(rows))] if steps > 1 else []
-    return not ragged or engine.signature.lengths is None or _cut(engine, rows, chunks, ragged) == reference
+    # All of them: each row is cut at another step, so that it runs beside longer and shorter ones, where it can.
+    own = [(1 + i % (steps - 1), steps - 1 - i % (steps - 1)) for i in range(count)] if steps > 1 else []
+    cuts = own if own and engine.signature.lengths is not None else [cut] * count
+    return _cut(engine, rows, chunks, cuts) == reference
