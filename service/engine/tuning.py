@@ -5,7 +5,7 @@ more, it is threads that matter; where it is short, nobody waits for it, and the
 what a call costs by itself matters. So what is chosen is, each only where the operator has not said it,
 
 - of long ticks ``threads`` of ONNX Runtime: twice the number, and twice again, as long as each doubling takes a quarter
-  off the wall time of a tick for a fifth more CPU time at most, answers a row alone no later, and changes no bit;
+  off the wall time of a tick for a quarter more CPU time at most, answers a row alone no later, and changes no bit;
 - of short ticks ``max_batch``: twice the limit, or half of it, as long as a row of a full tick then costs a tenth less;
 - the padding, ``min_rows`` of the engine: more rows than the probe asks for, where they cost a tenth less.
 
@@ -57,7 +57,7 @@ class Cost:
 
 
 Bounds = Cost  # what another way may take of the usual one
-_MORE_THREADS, _NO_LATER, _CHEAPER = Bounds(0.75, 1.2), Bounds(1.1, 2.0), Bounds(0.9, 0.9)
+_MORE_THREADS, _NO_LATER, _CHEAPER = Bounds(0.75, 1.25), Bounds(1.1, 2.0), Bounds(0.9, 0.9)
 
 
 def spent() -> Cost:
