@@ -127,6 +127,5 @@ def _tell_versions(metrics: Metrics, served: Models) -> None:
     metrics.build.info(versions)
     for m in served.all:
         e = m.engine
-        metrics.models.labels(
-            m.name, m.version, m.fingerprint, m.signature.task, e.provider, e.min_rows, e.bit_exact
-        ).set(1)
+        how = (e.provider, e.min_rows, e.bit_exact, m.choice.threads, m.choice.max_batch)
+        metrics.models.labels(m.name, m.version, m.fingerprint, m.signature.task, *how).set(1)

@@ -94,8 +94,9 @@ class Metrics:
         self.loops_ended = Counter(p + "loops_ended", "Batcher loops that ended by a fault; must be 0.", registry=r)
         self.models = Gauge(
             p + "model_info",
-            "1 for each loaded model, with the provider that runs it (informs provider).",
-            ("model", "version", "fingerprint", "task", "provider", "min_rows", "bit_exact"),
+            "1 for each loaded model, with what runs it, in ticks of min_rows to max_batch rows (informs "
+            "provider, tune, threads, max_batch).",
+            ("model", "version", "fingerprint", "task", "provider", "min_rows", "bit_exact", "threads", "max_batch"),
             registry=r,
         )
         self.build = Info(p + "build", "Versions of what runs.", registry=r)

@@ -34,6 +34,7 @@ class Model:
         self.engine = engine = loaded.engine
         self.signature = engine.signature
         self.fingerprint = engine.fingerprint
+        self.choice = loaded.chosen(settings)
         self.inspector = Inspector(engine, settings)
         self._clock = clock
         self.metrics = metrics.of_model(self.name)
@@ -49,7 +50,7 @@ class Model:
         self.batcher: Batcher[ItemWork] = Batcher(
             self._run_batch,
             name=f"tick-{self.name}-{self.version}",
-            max_batch=settings.max_batch,
+            max_batch=self.choice.max_batch,
             max_cells=settings.max_cells,
             inline_s=settings.inline_ms / 1000,
             capacity=settings.max_queue,

@@ -41,6 +41,10 @@ class Settings(BaseSettings):
     provider: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="execution provider of ONNX Runtime; cuda refuses to start where CUDA cannot be loaded"
     )
+    tune: bool = Field(
+        True,
+        description="measure each model for a moment at the start, and choose threads, max_batch and padding by it",
+    )
     threads: int = Field(1, ge=1, le=256, description="threads of ONNX Runtime for one tick")
     max_batch: int = Field(256, ge=1, le=4096, description="sessions in one tick at most")
     max_cells: int = Field(

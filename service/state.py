@@ -7,7 +7,7 @@ stores them or which engine runs.
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -89,6 +89,7 @@ class RowLayout:
         A tensor whose batch axis is None holds one row: such a layout gathers and scatters one row at a time.
         """
         self._row = np.dtype([(name, np.dtype(dtype).newbyteorder("<"), shape) for name, dtype, shape, _ in fields])
+        self._bytes = np.dtype((np.void, self._row.itemsize))
         # How [rows, *row shape] becomes the graph's tensor, and back.
         batched = [(name, len(shape) + 1, axis) for name, _, shape, axis in fields if axis is not None]
         self._to_graph = {name: axes_moved(rank, (0,), (axis,)) for name, rank, axis in batched}
@@ -123,11 +124,8 @@ class RowLayout:
         Raises:
             UndecodableState: a row of another size; it is never padded or replaced.
         """
-        for row in rows:
-            if len(row) != self.row_bytes:
-                raise UndecodableState(
-                    f"a stored row has {len(row)} bytes where the model's rows have {self.row_bytes}"
-                )
+        for size in set(map(len, rows)) - {self.row_bytes}:
+            raise UndecodableState(f"a stored row has {size} bytes where the model's rows have {self.row_bytes}")
         batch = np.frombuffer(b"".join(rows), self._row)  # [rows]
         tensors = {
             name: np.array(batch[name].transpose(axes), order="C", copy=self._copy)
@@ -144,8 +142,7 @@ class RowLayout:
             batch[name] = tensors[name].transpose(axes)[:rows]
         for name in self._single:
             batch[name][0] = tensors[name]
-        packed, size = batch.tobytes(), self.row_bytes
-        return [packed[i * size : (i + 1) * size] for i in range(rows)]
+        return cast("list[bytes]", batch.view(self._bytes).tolist())  # in one call
 
 
 def axes_moved(rank: int, source: tuple[int, ...], target: tuple[int, ...]) -> tuple[int, ...]:

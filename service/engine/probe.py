@@ -6,6 +6,7 @@ promise is looked for when a model is loaded, with this build of ONNX Runtime on
 """
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from service.errors import ArtifactError
 from service.state import Chunk
 
 _CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 32)
-_STEPS = 19  # odd, and longer than the blocks that matrix kernels work in
+_CUT = (1, 2, 11)  # a chunk in pieces, the last one longer than the blocks that matrix kernels work in
+_STEPS = sum(_CUT)
 
 
 def probe(engine: Engine) -> None:
@@ -57,8 +59,10 @@ def _find_padding(engine: Engine) -> None:
     candidates = _CANDIDATES if engine.signature.batched else (1,)  # a row that runs alone has no neighbours
     count = max(candidates) + 1
     chunks = [random_chunk(engine.signature, steps, random) for _ in range(count)]
-    rows = engine.run([engine.initial_row] * count, chunks).rows  # a state that is not all zeros
-    engine.min_rows, reference = 1, _whole(engine, rows, chunks)
+    # A state that is not all zeros.
+    rows = engine.run([engine.initial_row] * count, [_part(chunk, 0, 2) for chunk in chunks]).rows
+    engine.min_rows = 1
+    reference = _cut(engine, rows, chunks, [[steps]] * count)
     for candidate in candidates:
         engine.min_rows = candidate
         if _holds(engine, rows, chunks, reference, candidate):
@@ -87,45 +91,36 @@ def _random_input(signature: Signature, spec: TensorSpec, steps: int, random: np
 _Result = list[tuple[bytes, ...]]  # for each row: its outputs and its new row, as bytes
 
 
-def _whole(engine: Engine, rows: list[bytes], chunks: list[Chunk]) -> _Result:
-    done = engine.run(rows, chunks)
+def _part(chunk: Chunk, start: int, end: int) -> Chunk:
+    return tuple(a[start:end] for a in chunk)
+
+
+def _cut(engine: Engine, rows: list[bytes], chunks: list[Chunk], cuts: Sequence[Sequence[int]]) -> _Result:
+    """Run each chunk in the pieces of its cut, of which all have as many."""
+    outputs: list[list[bytes]] = [[] for _ in rows]
+    ends = [list(itertools.accumulate(cut, initial=0)) for cut in cuts]
+    for i in range(len(cuts[0])):
+        parts = [_part(chunk, end[i], end[i + 1]) for chunk, end in zip(chunks, ends, strict=True)]
+        done = engine.run(rows, parts)
+        rows = done.rows
+        for row, (part, told) in enumerate(zip(parts, outputs, strict=True)):
+            told += [o[row, : len(part[0])].tobytes() for o in done.outputs.values()]
+    kinds = range(len(engine.signature.outputs))
     return [
-        (*(o[i, : len(chunk[0])].tobytes() for o in done.outputs.values()), row)
-        for i, (chunk, row) in enumerate(zip(chunks, done.rows, strict=True))
+        (*(b"".join(told[kind :: len(kinds)]) for kind in kinds), row) for told, row in zip(outputs, rows, strict=True)
     ]
 
 
-def _cut(engine: Engine, rows: list[bytes], chunks: list[Chunk], sizes: list[int]) -> _Result:
-    outputs: list[list[np.ndarray]] = []
-    for start, end in itertools.pairwise([0, *itertools.accumulate(sizes)]):
-        done = engine.run(rows, [tuple(a[start:end] for a in chunk) for chunk in chunks])
-        rows = done.rows
-        outputs.append(list(done.outputs.values()))
-    joined = [np.concatenate(parts, axis=1) for parts in zip(*outputs, strict=True)]
-    return [(*(o[i].tobytes() for o in joined), row) for i, row in enumerate(rows)]
-
-
 def _holds(engine: Engine, rows: list[bytes], chunks: list[Chunk], reference: _Result, candidate: int) -> bool:
-    """Whether batches of many sizes, whole and cut, all equal the reference."""
-    steps = len(chunks[0][0])
-    cuts = [[1] * steps, [2, steps - 2], [8, steps - 8]] if steps > 1 else []
-    sizes = {1, 2, candidate, candidate + 1, 2 * candidate + 1, 5, 17, len(rows)}
-    for size in sorted({min(size, len(rows)) for size in sizes}):
-        some = slice(len(rows) - size, None)  # not always the same neighbours
-        if _whole(engine, rows[some], chunks[some]) != reference[some]:
+    """Whether batches of many sizes, cut in many ways, all equal the reference, which ran whole."""
+    count, steps = len(rows), len(chunks[0][0])
+    cut = _CUT if steps > 1 else (1,)
+    sizes = {1, 2, candidate, candidate + 1, 2 * candidate + 1, 5, 17}
+    for size in sorted({min(size, count) for size in sizes}):
+        some = slice(count - size, None)  # not always the same neighbours
+        if _cut(engine, rows[some], chunks[some], [cut] * size) != reference[some]:
             return False
-        if any(_cut(engine, rows[some], chunks[some], cut) != reference[some] for cut in cuts):
-            return False
-    return _ragged_holds(engine, rows, chunks)
-
-
-def _ragged_holds(engine: Engine, rows: list[bytes], chunks: list[Chunk]) -> bool:
-    """Whether a row's outputs and its new state are the same beside longer rows."""
-    if engine.signature.lengths is None:
-        return True
-    steps = len(chunks[0][0])
-    ragged = [tuple(a[: 1 + i % steps] for a in chunk) for i, chunk in enumerate(chunks)]
-    together = _whole(engine, rows, ragged)
-    return all(
-        _whole(engine, [row], [chunk]) == [beside] for row, chunk, beside in zip(rows, ragged, together, strict=True)
-    )
+    # All of them: each row is cut at another step, so that it runs beside longer and shorter ones, where it can.
+    own = [(1 + i % (steps - 1), steps - 1 - i % (steps - 1)) for i in range(count)] if steps > 1 else []
+    cuts = own if own and engine.signature.lengths is not None else [cut] * count
+    return _cut(engine, rows, chunks, cuts) == reference

@@ -40,7 +40,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def loaded(repository: Path) -> list[LoadedModel]:
     """The artifacts of ``repository`` in engines that were probed."""
-    return load_repository(repository, load_settings(provider="cpu"))[0]
+    return load_repository(repository, load_settings(provider="cpu", tune=False))[0]
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"port": "http"}, "port"),
     ({"durability": "disk"}, "durability"),
     ({"provider": "tpu"}, "provider"),
+    ({"tune": "perhaps"}, "tune"),
     ({"threads": 0}, "threads"),
     ({"threads": 257}, "threads"),
     ({"max_batch": 0}, "max_batch"),

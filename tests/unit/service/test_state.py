@@ -48,7 +48,7 @@ def test_gather_undoes_scatter(rows: int, seed: int) -> None:
 def test_a_row_has_the_bytes_of_its_tensors_and_no_more() -> None:
     """Rows carry no padding: their size is the sum of their tensors'."""
     assert LAYOUT.row_bytes == 1 + 6 * 4 + 3 * 8 + 5 * 2 + 8 + 4 * 4
-    assert {len(row) for row in LAYOUT.scatter(batch(3), 3)} == {LAYOUT.row_bytes}
+    assert {(type(row), len(row)) for row in LAYOUT.scatter(batch(3), 3)} == {(bytes, LAYOUT.row_bytes)}
 
 
 def test_the_bytes_of_a_row_mean_the_same_everywhere() -> None:
