@@ -13,7 +13,9 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 InferenceSession = onnxruntime.InferenceSession
+IOBinding = onnxruntime.IOBinding
 NodeArg = onnxruntime.NodeArg
+OrtValue = onnxruntime.OrtValue
 SessionOptions = onnxruntime.SessionOptions
 available_providers = onnxruntime.get_available_providers
 VERSION: str = onnxruntime.__version__

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from service.engine.ort import first_line
 from service.engine.probe import probe
+from service.engine.resident import on_device
 from service.engine.runtime import Engine, load_engine
 from service.errors import ArtifactError, SettingsError
 from service.settings import Settings
@@ -26,7 +27,7 @@ class LoadedModel:
 def _ready(path: Path, settings: Settings) -> Engine:
     """The engine of an artifact, probed; whatever goes wrong with it is an ArtifactError, so that others are served."""
     try:
-        engine = load_engine(path, settings)
+        engine = on_device(load_engine(path, settings), settings)
         _probed(path, engine)
     except (ArtifactError, SettingsError):
         raise

@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sessions",),
     ("models",),
     ("batching", "step"),
-    ("work",),
+    ("pipeline", "work"),
     ("engine", "stores"),
     ("views",),
     ("state", "trace", "artifact", "settings", "metrics", "logs", "clock", "sampling"),
@@ -49,6 +49,7 @@ DOORS: dict[str, set[str] | None] = {
 IGNORANT: dict[str, set[str]] = {
     "api": {"batching", "step", "stores", "settings", "clock"},  # it translates, and decides nothing
     "batching": {"engine", "stores", "state", "views", "metrics", "settings"},  # it calls what it was given
+    "pipeline": {"engine", "stores", "state", "views", "metrics", "settings"},
     "work": {"engine", "stores", "state", "views", "metrics", "settings"},
     "stores": {"artifact", "settings", "metrics", "clock"},  # times and choices are their caller's
     "engine": {"metrics", "clock"},
@@ -68,7 +69,7 @@ OWNED: dict[str, set[str]] = {
     "pydantic_settings": {"settings"},
     "msgspec": {"state", "trace", "step", "stores", "sessions"},
     "orjson": {"api"},
-    "asyncio": {"api", "sessions", "models", "batching", "work"},
+    "asyncio": {"api", "sessions", "models", "batching", "pipeline", "work"},
     "numpy": {"api", "sessions", "step", "engine", "views", "state", "trace", "artifact", "sampling"},
 }
 

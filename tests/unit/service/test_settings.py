@@ -13,6 +13,8 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"port": "http"}, "port"),
     ({"durability": "disk"}, "durability"),
     ({"provider": "tpu"}, "provider"),
+    ({"resident_mb": -1}, "resident_mb"),
+    ({"resident_mb": 2**20 + 1}, "resident_mb"),
     ({"threads": 0}, "threads"),
     ({"threads": 257}, "threads"),
     ({"max_batch": 0}, "max_batch"),
