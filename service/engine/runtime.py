@@ -21,6 +21,8 @@ from service.state import RowLayout, Tensors, axes_moved
 # One row's chunk: an array [steps, *step shape] for each input of the signature, in its order.
 Chunk = tuple[np.ndarray, ...]
 
+_HALF_EXPONENT = np.uint16(0x7C00)
+
 _ORT_TYPES = {
     "tensor(float16)": "float16",
     "tensor(float)": "float32",
@@ -137,9 +139,8 @@ class Engine:
     def _finite(self, fetched: Tensors, outputs: Tensors, lengths: Sequence[int]) -> list[bool]:
         """For each row, whether what it answers and what it would keep are numbers."""
         count = len(lengths)
-        with np.errstate(over="ignore", invalid="ignore"):
-            if all(math.isfinite(tensor.sum()) for tensor in fetched.values()):
-                return [True] * count  # the ordinary case, decided at once: NaN and infinity stay in a sum
+        if all(map(_is_finite, fetched.values())):
+            return [True] * count  # the ordinary case, decided at once
         good = np.ones(count, bool)
         for state in self.signature.states:
             tensor, axis = fetched[state.output], state.batch_axis
@@ -148,6 +149,17 @@ class Engine:
         for tensor in outputs.values():
             good &= [bool(np.isfinite(row[:steps]).all()) for row, steps in zip(tensor, lengths, strict=True)]
         return good.tolist()
+
+
+def _is_finite(tensor: np.ndarray) -> bool:
+    """Whether a tensor is surely free of NaN and infinity: they stay in a sum, but so may be what is too large for one.
+
+    A sum of float16 is soon too large, and slow: there, all bits of the exponent are set in NaN and infinity only.
+    """
+    if tensor.dtype == np.float16:
+        return not (tensor.view(np.uint16) & _HALF_EXPONENT == _HALF_EXPONENT).any()
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(tensor.sum())
 
 
 def _stacked(runs: Sequence[Run]) -> Run:

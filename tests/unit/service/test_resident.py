@@ -16,19 +16,30 @@ from tests.support.brain import numbers
 from tests.support.gpu import resident
 
 CPU = load_settings(provider="cpu")
-BATCHED = ["adder", "half", "language", "forecast", "counters", "delay", "one_step", "poison", "equal"]
+BATCHED = [
+    "adder",
+    "half_sum",
+    "half_language",
+    "half_forecast",
+    "language",
+    "forecast",
+    "counters",
+    "delay",
+    "one_step",
+    "poison",
+    "equal",
+]
 Models = dict[str, LoadedModel]
 
 
 @pytest.fixture(scope="session")
-def half(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    """A sum whose input, output and state are float16."""
-    return load_engine(artifacts.running_sum(tmp_path_factory.mktemp("half") / "model.onnx", "float16"), CPU)
-
-
-def plain(name: str, models: Models, half: Engine) -> Engine:
-    """One of the small artifacts."""
-    return half if name == "half" else models[name].engine
+def engines(loaded: list[LoadedModel], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Engine]:
+    """The small artifacts, and some in float16: a sum in nothing else, and what `lstm-serve quantize` makes."""
+    folder = tmp_path_factory.mktemp("half")
+    made = {model.name: model.engine for model in loaded}
+    halved = {name: artifacts.halved(folder / f"{name}.onnx", made[name].path) for name in ("language", "forecast")}
+    halved["sum"] = artifacts.running_sum(folder / "sum.onnx", "float16")
+    return made | {f"half_{name}": load_engine(path, CPU) for name, path in halved.items()}
 
 
 def drawn_chunks(engine: Engine, rows: int, random: np.random.Generator) -> list[Chunk]:
@@ -46,9 +57,9 @@ def bits(done: Run, lengths: Sequence[int]) -> list[tuple[bytes, ...]]:
 
 @pytest.mark.parametrize("name", BATCHED)
 @pytest.mark.parametrize("slots", [4, 12, 40])
-def test_sessions_come_to_the_same_bits(models: Models, half: Engine, name: str, slots: int) -> None:
+def test_sessions_come_to_the_same_bits(engines: dict[str, Engine], name: str, slots: int) -> None:
     """Whatever the types and axes of the states, however few slots there are, and whoever is in a tick."""
-    engine = plain(name, models, half)
+    engine = engines[name]
     kept, random = resident(engine, slots), np.random.default_rng(3)
     here, there = [engine.initial_row] * 9, [kept.initial_row] * 9
     for _ in range(25):
@@ -64,9 +75,9 @@ def test_sessions_come_to_the_same_bits(models: Models, half: Engine, name: str,
 
 
 @pytest.mark.parametrize("name", BATCHED)
-def test_rows_below_the_smallest_batch_are_filled_up(models: Models, half: Engine, name: str) -> None:
+def test_rows_below_the_smallest_batch_are_filled_up(engines: dict[str, Engine], name: str) -> None:
     """What fills a batch up is kept nowhere, and the rows beside it stay as they were."""
-    engine, random = plain(name, models, half), np.random.default_rng(0)
+    engine, random = engines[name], np.random.default_rng(0)
     kept = resident(engine)
     before = kept.run([kept.initial_row] * 5, drawn_chunks(engine, 5, random)).rows
     kept.min_rows = 4
@@ -135,6 +146,16 @@ def test_a_batch_that_fails_leaves_its_slots_to_others(models: Models, monkeypat
     assert kept.run(rows, chunks).outputs["y"].ravel().tolist() == [2, 2, 2]
     assert kept.uploaded == uploaded
     assert kept.run(good, [numbers(1)]).outputs["y"].ravel().tolist() == [8]
+
+
+def test_float16_is_judged_by_its_own_numbers(engines: dict[str, Engine]) -> None:
+    """Numbers that add up to more than float16 holds are numbers; one step beyond its range is not."""
+    for engine in (engines["half_sum"], resident(engines["half_sum"])):
+        steps = [(np.array([[value]], np.float16),) for value in (60_000, 60_000, 5_000)]
+        done = engine.run([engine.initial_row] * 3, steps)
+        assert done.finite == [True] * 3
+        assert engine.run(done.rows, [steps[2]] * 3).finite == [True] * 3
+        assert engine.run(done.rows, [steps[0]] * 3).finite == [False, False, True]
 
 
 def test_a_row_that_is_not_finite_is_not_kept(models: Models) -> None:
