@@ -46,9 +46,10 @@ class Model:
             self.segment_steps = 1
         self.folds = exact and self.segment_steps > 1
         self._stepper = Stepper(engine, store, clock, self.metrics, keep_answer_bytes=settings.keep_answer_bytes)
+        overlaps = settings.overlap == "on" or (settings.overlap == "auto" and engine.provider == "cuda")
         self.batcher: Batcher[ItemWork] = Batcher(
-            self._begin_batch,
-            finish=self._stepper.finish,
+            self._begin_batch if overlaps else self._run_batch,
+            finish=self._stepper.finish if overlaps else None,
             name=f"tick-{self.name}-{self.version}",
             max_batch=settings.max_batch,
             max_cells=settings.max_cells,
@@ -59,6 +60,9 @@ class Model:
             observer=self.metrics,
         )
         metrics.waiting.labels(self.name, self.version).set_function(lambda: self.batcher.waiting)
+
+    def _run_batch(self, works: Sequence[ItemWork]) -> Sequence[object]:
+        return self._stepper.run([work.item for work in works])
 
     def _begin_batch(self, works: Sequence[ItemWork]) -> Begun:
         return self._stepper.begin([work.item for work in works])

@@ -1,7 +1,7 @@
-"""Where ticks run: on the event loop while they are short, else in two threads, one of which computes the next tick
-while the other commits the one before.
+"""Where ticks run: on the event loop while they are short, else in a thread; or in two, one of which computes the next
+tick while the other commits the one before.
 
-Owns the threads, and how long ticks took lately. Knows nothing of queues, nor of what a tick does: that are ``begin``
+Owns the threads, and how long ticks took lately. Knows nothing of queues, nor of what a tick does: that is ``begin``
 and ``finish``, which it was given.
 """
 
@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from service.clock import Clock
@@ -21,10 +22,10 @@ W = TypeVar("W")
 
 @dataclass(frozen=True, slots=True)
 class Parts(Generic[W]):
-    """What a tick does: ``begin``, and of what that came to ``finish`` makes the outcomes, in the order of ticks.
+    """What a tick does: ``begin``, and of what that came to ``finish`` makes the outcomes, in the order of ticks, while
+    the next one may begin. Without ``finish`` those are the outcomes.
 
-    Without ``finish`` those are the outcomes. ``over`` is told on the event loop's thread: the outcomes, or the
-    exception that the tick ended with.
+    ``over`` is told on the event loop's thread: the outcomes, or the exception that the tick ended with.
     """
 
     begin: Callable[[Sequence[W]], Any]
@@ -34,12 +35,10 @@ class Parts(Generic[W]):
 
 @dataclass(frozen=True, slots=True)
 class _Ending(Generic[W]):
-    """A tick whose second part runs, since ``since``, after a first one of ``began_s``."""
+    """A tick whose second part runs."""
 
     tick: Sequence[W]
     outcomes: "asyncio.Future[Sequence[object]]"
-    since: float
-    began_s: float
 
 
 class Pipeline(Generic[W]):
@@ -51,8 +50,8 @@ class Pipeline(Generic[W]):
     def __init__(self, parts: Parts[W], wake: asyncio.Event, *, name: str, inline_s: float, clock: Clock) -> None:
         """``wake`` is set when a tick has been finished: ``settle`` then tells of it.
 
-        ``inline_s``: while ticks take less than this, they run on the event loop itself: handing one to a thread and
-        sharing the interpreter's lock with it costs more than such a tick holds up. 0: always in the threads.
+        ``inline_s``: while ticks of one part take less than this, they run on the event loop itself: handing one to a
+        thread and sharing the interpreter's lock with it costs more than such a tick holds up. 0: always in threads.
         """
         self._parts = parts
         self._wake = wake
@@ -74,23 +73,23 @@ class Pipeline(Generic[W]):
         return waiting > 0 and 2 * waiting >= len(self.ending)
 
     async def run(self, tick: Sequence[W]) -> None:
-        """Run a tick, at least its first part, where ticks like the latest ones are cheapest.
+        """Run a tick, its first part at least, where ticks like the latest ones are cheapest.
 
-        One slow tick moves the next ones to the threads.
+        One slow tick moves the next ones to the thread.
         """
-        started = self._clock.monotonic()
-        inline = self._ending is None and self._tick_s < self._inline_s
+        finish, started = self._parts.finish, self._clock.monotonic()
+        inline = finish is None and self._tick_s < self._inline_s
         came_to: Sequence[object] | Exception
         try:
-            begun = self._parts.begin(tick) if inline else await self._begun(tick)
-            finish = self._parts.finish
-            if finish is not None and not inline:
-                await self._end(tick, finish, begun, self._clock.monotonic() - started)
+            came_to = begun = self._parts.begin(tick) if inline else await self._begun(tick)
+            if finish is not None:
+                await self._end(tick, partial(finish, begun))
                 return
-            came_to = begun if finish is None else finish(begun)
         except Exception as error:  # noqa: BLE001 - whatever a tick raises goes to its own works; the loop goes on
             came_to = error
-        self._took(self._clock.monotonic() - started)
+        took_s = self._clock.monotonic() - started
+        slower = took_s > self._tick_s or math.isinf(self._tick_s)
+        self._tick_s = took_s if slower else self._tick_s + _SMOOTHING * (took_s - self._tick_s)
         self._parts.over(tick, came_to)
 
     async def _begun(self, tick: Sequence[W]) -> Any:  # noqa: ANN401 - whatever begin answers
@@ -101,30 +100,23 @@ class Pipeline(Generic[W]):
             self.settle()
         return await begun
 
-    async def _end(
-        self, tick: Sequence[W], finish: Callable[[Any], Sequence[object]], begun: object, began_s: float
-    ) -> None:
+    async def _end(self, tick: Sequence[W], finish: Callable[[], Sequence[object]]) -> None:
         """Have the second part run, after that of the tick before."""
         while self._ending is not None:
             await asyncio.wait([self._ending.outcomes])
             self.settle()
-        outcomes = asyncio.get_running_loop().run_in_executor(self._finishing, finish, begun)
+        outcomes = asyncio.get_running_loop().run_in_executor(self._finishing, finish)
         outcomes.add_done_callback(lambda _: self._wake.set())
-        self._ending = _Ending(tick, outcomes, self._clock.monotonic(), began_s)
+        self._ending = _Ending(tick, outcomes)
 
     def settle(self) -> None:
         """Tell of the tick that was being finished, if it is."""
         ending = self._ending
         if ending is None or not ending.outcomes.done():
             return
-        self._took(ending.began_s + self._clock.monotonic() - ending.since)
         error = ending.outcomes.exception()
         self._parts.over(ending.tick, error if isinstance(error, Exception) else ending.outcomes.result())
         self._ending = None
-
-    def _took(self, seconds: float) -> None:
-        slower = seconds > self._tick_s or math.isinf(self._tick_s)
-        self._tick_s = seconds if slower else self._tick_s + _SMOOTHING * (seconds - self._tick_s)
 
     def abandon(self, *, at_once: bool) -> Sequence[W]:
         """Nobody settles any more: the works that have to be told so.

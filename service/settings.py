@@ -53,6 +53,11 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="ticks shorter than this run on the event loop itself, which saves CPU; 0: all in a thread",
     )
+    overlap: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="whether each tick is committed in a thread of its own while the next one is computed in another: "
+        "auto = on a GPU, where that needs no processor",
+    )
     segment_steps: int = Field(
         64,
         ge=1,

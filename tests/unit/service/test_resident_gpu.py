@@ -15,6 +15,8 @@ from service.engine.runtime import Engine, load_engine
 from service.errors import ArtifactError
 from service.settings import load_settings
 from tests.support import artifacts, foreign
+from tests.support.brain import Serve
+from tests.support.fakes import started
 from tests.support.gpu import Gpu
 
 CPU, CUDA = load_settings(provider="cpu"), load_settings(provider="cuda")
@@ -55,6 +57,24 @@ def test_every_model_that_can_keeps_its_rows_on_the_gpu(repository: Path, gpu: G
     assert not any(isinstance(engines[name], ResidentEngine) for name in ("audio", "frozen"))
     assert {engine.provider for engine in engines.values()} == {"cuda"}
     assert gpu.sent
+
+
+async def test_ticks_overlap_on_a_gpu(repository: Path, gpu: Gpu, serve: Serve) -> None:
+    """One is computed while the one before is committed, and what is committed is what came from the device."""
+    brain = serve(load_repository(repository, CUDA)[0])
+    one, other = await brain.create(), await brain.create()
+    gpu.sent.clear()
+    brain.store.gate.shut()
+    (first,) = await started(brain.add(one, 1))
+    await brain.store.gate.reached()
+    engine = brain.engines["adder"]
+    engine.gate.shut()
+    (second,) = await started(brain.add(other, 2))
+    await engine.gate.reached()
+    engine.gate.open()
+    brain.store.gate.open()
+    assert (await first, await second, await brain.add(one, 5)) == ([1], [2], [6])
+    assert {name for name, _ in gpu.sent} == {"x", "lengths", "lstm_serve.from", "lstm_serve.to"}
 
 
 def refusal(engine: Engine, caplog: pytest.LogCaptureFixture, **settings: object) -> str:

@@ -23,7 +23,7 @@ def kept_models(loaded: list[LoadedModel]) -> list[LoadedModel]:
 @pytest.fixture
 async def brain(serve: Serve, kept_models: list[LoadedModel]) -> Brain:
     """Sessions over resident engines."""
-    return serve(kept_models)
+    return serve(kept_models, overlap="on")
 
 
 def uploads(brain: Brain, model: str = "adder") -> int:

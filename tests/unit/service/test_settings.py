@@ -13,6 +13,7 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"port": "http"}, "port"),
     ({"durability": "disk"}, "durability"),
     ({"provider": "tpu"}, "provider"),
+    ({"overlap": "always"}, "overlap"),
     ({"resident_mb": -1}, "resident_mb"),
     ({"resident_mb": 2**20 + 1}, "resident_mb"),
     ({"threads": 0}, "threads"),
