@@ -34,8 +34,10 @@ from service.clock import SystemClock
 from service.engine import ort
 from service.engine.placement import placement
 from service.engine.probe import random_chunk
+from service.engine.residence import banks_of, resident
 from service.engine.resident import Opened, ResidentEngine
 from service.engine.runtime import Chunk, Engine, load_engine
+from service.errors import ServiceError
 from service.settings import Settings, load_settings
 from service.state import Identity, Record
 from service.step import Item, Outcome, Part, Stepped, Stepper
@@ -108,7 +110,7 @@ def _item(record: Record, chunk: Chunk) -> Item:
     return Item(row=record.row, parts=(Part(1, View()),), chunk=chunk, record=record)
 
 
-def on_device(engine: Engine, settings: Settings, slots: int) -> ResidentEngine:
+def keeping(engine: Engine, settings: Settings, slots: int) -> ResidentEngine:
     """The engine whose rows stay, with so many slots."""
     made = ResidentEngine(Opened.of(engine.path.read_bytes(), engine.signature, settings), engine, slots)
     made.min_rows = engine.min_rows
@@ -145,7 +147,7 @@ def measured(engine: Engine, settings: Settings, batch: int, seconds: float) -> 
     """A line of the table."""
     random, slots = np.random.default_rng(0), 2 * batch + 2
     chunks = [random_chunk(engine.signature, 1, random) for _ in range(batch)]
-    kept = on_device(engine, settings, slots)
+    kept = keeping(engine, settings, slots)
     rates = [rate(chain(one, chunks), batch, seconds) for one in (engine, kept)]
     with tempfile.TemporaryDirectory() as folder:
         sessions = Sessions(kept, batch, Path(folder, "sessions.db"))
@@ -198,9 +200,9 @@ def subjects(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, P
         given = [*given, *(_random(size, folder / f"{size}.onnx") for size in options.sizes)]
     for path in given:
         title = path.stem if path.parent == folder else "/".join(path.parts[-3:-1])
-        yield f"{title}, float32", path
-        if find_spec("onnx") is not None:
-            yield f"{title}, float16", _halved(path, folder / f"{title.replace('/', '-')}-float16.onnx")
+        yield title, path
+        if find_spec("onnx") is not None and (halved := _halved(path, folder / f"{title.replace('/', '-')}-half.onnx")):
+            yield title, halved
 
 
 def _random(size: str, path: Path) -> Path:
@@ -223,41 +225,50 @@ def _random(size: str, path: Path) -> Path:
     return path
 
 
-def _halved(source: Path, path: Path) -> Path:
+def _halved(source: Path, path: Path) -> Path | None:
+    """The float16 version of an artifact, or none where it is one, or has no use for it."""
     from onnx import ModelProto
 
+    from export.errors import ExportError
     from export.quantization.converting import convert
     from export.signature import attach
 
     signature = load_engine(source, load_settings(provider="cpu")).signature
-    converted = convert(ModelProto.FromString(source.read_bytes()), signature, "float16")
+    try:
+        converted = convert(ModelProto.FromString(source.read_bytes()), signature, "float16")
+    except ExportError as error:
+        print(f"{source}: {error}", file=sys.stderr)
+        return None
     path.write_bytes(attach(converted.model, converted.signature))
     return path
 
 
+def report(title: str, path: Path, options: argparse.Namespace) -> bool:
+    """Print everything of an artifact; whether its answers agree."""
+    settings = load_settings(provider=options.provider, threads=options.threads)
+    engine, reference = load_engine(path, settings), load_engine(path, load_settings(provider="cpu"))
+    kind = "float16" if "float16" in {state.dtype for state in engine.signature.states} else "float32"
+    print(f"\n{title}, {kind}: a row has {engine.layout.row_bytes} bytes")
+    for provider, operators in placement(resident(path.read_bytes(), banks_of(engine.signature)), settings).items():
+        print(f"{provider}: {', '.join(f'{many} {operator}' for operator, many in sorted(operators.items()))}")
+    worst, allowed = apart(keeping(engine, settings, SESSIONS + 2), reference), ALLOWED[engine.provider][kind]
+    print(f"largest difference from the CPU: {worst:.2g} (allowed: {allowed:g})\n")
+    print("| batch |       host |   resident |  committed | overlapped |  call | kernels |")
+    print("|------:|-----------:|-----------:|-----------:|-----------:|------:|---------|")
+    for batch in options.batches:
+        try:
+            print(measured(engine, settings, batch, options.seconds), flush=True)
+        except ort.ERRORS as error:  # such as: too little memory for so many
+            print(f"| {batch:>5} | {ort.first_line(error)} |")
+    return worst <= allowed
+
+
 def run(options: argparse.Namespace) -> bool:
-    """Print everything; whether all answers agreed."""
-    settings, good = load_settings(provider=options.provider, threads=options.threads), True
+    """Print everything; whether all answers agree."""
     print(*machine(options.provider), sep="\n")
     with tempfile.TemporaryDirectory() as folder:
-        for title, path in subjects(options, Path(folder)):
-            engine = load_engine(path, settings)
-            placed = placement(path.read_bytes(), settings)
-            nodes = {name: ", ".join(sorted(operators)) for name, operators in placed.items()}
-            print(
-                f"\n{title}: a row has {engine.layout.row_bytes} bytes",
-                *(f"{n}: {o}" for n, o in nodes.items()),
-                sep="\n",
-            )
-            worst = apart(on_device(engine, settings, SESSIONS + 2), load_engine(path, load_settings(provider="cpu")))
-            allowed = ALLOWED[engine.provider][title.rsplit(" ", 1)[1]]
-            good &= worst <= allowed
-            print(f"largest difference from the CPU: {worst:.2g} (allowed: {allowed:g})\n")
-            print("| batch |       host |   resident |  committed | overlapped |  call | kernels |")
-            print("|------:|-----------:|-----------:|-----------:|-----------:|------:|---------|")
-            for batch in options.batches:
-                print(measured(engine, settings, batch, options.seconds), flush=True)
-    return good
+        agree = [report(title, path, options) for title, path in subjects(options, Path(folder))]
+    return all(agree)
 
 
 def main() -> int:
@@ -269,7 +280,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.5, help="of each figure")
     parser.add_argument("--provider", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime on the CPU")
-    return 0 if run(parser.parse_args()) else 1
+    try:
+        return 0 if run(parser.parse_args()) else 1
+    except ServiceError as error:  # such as: no CUDA here
+        raise SystemExit(error.detail) from error
 
 
 if __name__ == "__main__":
