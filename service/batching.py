@@ -1,10 +1,9 @@
 """When: a bounded queue, the forming of ticks, and delivery.
 
 Owns the order in which work runs and the loop that runs it. Knows no arrays, no HTTP and no stores: what a tick does
-is ``run_batch``, which it was given, and which runs in a thread of its own while the next tick gathers, or, while ticks
-are short, on the event loop itself.
+is ``run_batch`` and ``finish``, which it was given, and where they run is up to ``pipeline.py``.
 
-    submit -> queue -> claim -> [run_batch] -> deliver
+    submit -> queue -> claim -> [run_batch -> finish] -> deliver
        \\                 \\              \\
         Overloaded        dropped        the exception goes to the works of its own tick; the loop goes on
 """
@@ -13,21 +12,17 @@ import asyncio
 import heapq
 import itertools
 import logging
-import math
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from service.clock import Clock
 from service.errors import Overloaded, ServiceError, ShuttingDown
+from service.pipeline import Parts, Pipeline
 from service.work import Work
 
 log = logging.getLogger(__name__)
-
-_SMOOTHING = 0.1  # of the latest tick in how long ticks take: a slow one counts at once, and is forgotten slowly
-
 
 W = TypeVar("W", bound=Work)
 
@@ -53,14 +48,15 @@ class Batcher(Generic[W]):
 
     Mutable state, touched on the event loop's thread only: ``_arrived`` (works not asked for their size yet),
     ``_sorted`` (by size class, the works that wait, each with its ticket: a heap, the oldest first), ``_held`` (how
-    many those are), ``_running`` (works of the tick that runs), ``_last`` (its size class), ``_rows`` (how many works
-    shared the tick before), ``_tick_s``, ``_closing``.
+    many those are), ``_running`` (works of the tick that begins), ``_last`` (its size class), ``_rows`` (how many works
+    shared the tick before), ``_closing``.
     """
 
     def __init__(
         self,
-        run_batch: Callable[[Sequence[W]], Sequence[object]],
+        run_batch: Callable[[Sequence[W]], Any],
         *,
+        finish: Callable[[Any], Sequence[object]] | None = None,
         name: str,
         max_batch: int,
         capacity: int,
@@ -73,19 +69,15 @@ class Batcher(Generic[W]):
         """``like`` maps a size to its class, the largest size in it: only works of one class share a tick.
 
         ``max_cells`` bounds works x class of a tick of more than one work, and so how long others wait behind it.
-        ``inline_s``: while ticks take less than this, they run on the event loop itself: handing one to a thread and
-        sharing the interpreter's lock with it costs more than such a tick holds up. 0: always in the thread.
+        ``finish`` makes the outcomes of what ``run_batch`` came to, while the next tick's may run; ``inline_s``: see
+        ``Pipeline``.
         """
-        self._run_batch = run_batch
         self._max_batch = max_batch
         self._max_cells = max_cells
-        self._inline_s = inline_s
-        self._tick_s = math.inf  # how long ticks took lately
         self._capacity = capacity
         self._like = like
         self._clock = clock
         self._observer = observer
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._arrived: deque[W] = deque()
         self._sorted: dict[int, list[tuple[int, W]]] = {}
         self._held = 0
@@ -95,6 +87,8 @@ class Batcher(Generic[W]):
         self._running: Sequence[W] = ()
         self._closing = False
         self._wake = asyncio.Event()
+        parts = Parts(run_batch, finish, self._over)
+        self._pipeline = Pipeline(parts, self._wake, name=name, inline_s=inline_s, clock=clock)
         self._loop_task: asyncio.Task[None] | None = None
         self.alive = False
 
@@ -132,15 +126,16 @@ class Batcher(Generic[W]):
             await asyncio.wait([self._loop_task], timeout=within_s)
             self._loop_task.cancel()
             await asyncio.wait([self._loop_task])
-        self._thread.shutdown(wait=True)
+        self._pipeline.close()
 
     async def _serve(self) -> None:
         while True:
-            if not self.waiting:
-                if self._closing:
+            while not self._pipeline.ready(self.waiting):
+                if self._closing and not self.waiting and not self._pipeline.ending:
                     return
                 self._wake.clear()
                 await self._wake.wait()
+                self._pipeline.settle()
             # Turns of the event loop, as long as each brings something: what its sockets hold already joins this tick.
             # Where as many are here as shared the last one, nobody else is likely to come.
             gathered = 0
@@ -149,28 +144,9 @@ class Batcher(Generic[W]):
                 await asyncio.sleep(0)
             tick = self._form()
             self._rows = len(tick)
-            if not tick:
-                continue
-            try:
-                outcomes = await self._run(tick)
-                if len(outcomes) != len(tick):
-                    raise RuntimeError(f"{len(outcomes)} outcomes for {len(tick)} works")
-            except Exception as error:  # noqa: BLE001 - whatever a tick raises goes to its own works; the loop goes on
-                outcomes = self._failed(tick, error)
-            self._running = ()
-            self._deliver(tick, outcomes)
-
-    async def _run(self, tick: list[W]) -> Sequence[object]:
-        """Run a tick where ticks like the latest ones are cheapest; one slow tick moves the next ones to the thread."""
-        started = self._clock.monotonic()
-        try:
-            if self._tick_s < self._inline_s:
-                return self._run_batch(tick)
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._run_batch, tick)
-        finally:
-            took_s = self._clock.monotonic() - started
-            slower = took_s > self._tick_s or math.isinf(self._tick_s)
-            self._tick_s = took_s if slower else self._tick_s + _SMOOTHING * (took_s - self._tick_s)
+            if tick:
+                await self._pipeline.run(tick)
+                self._running = ()
 
     def _form(self) -> list[W]:
         """Take the works of the next tick out of the queue.
@@ -246,6 +222,11 @@ class Batcher(Generic[W]):
         if not waiting:
             del self._sorted[size_class]
 
+    def _over(self, tick: Sequence[W], came_to: Sequence[object] | Exception) -> None:
+        if not isinstance(came_to, Exception) and len(came_to) != len(tick):
+            came_to = RuntimeError(f"{len(came_to)} outcomes for {len(tick)} works")
+        self._deliver(tick, self._failed(tick, came_to) if isinstance(came_to, Exception) else came_to)
+
     def _deliver(self, tick: Sequence[W], outcomes: Sequence[object]) -> None:
         for work, outcome in zip(tick, outcomes, strict=True):
             try:
@@ -263,12 +244,14 @@ class Batcher(Generic[W]):
         """The loop is over: by ``close``, or by a fault, which turns readiness off and leaves nobody waiting."""
         self.alive = False
         waiting = sorted(itertools.chain(*self._sorted.values()), key=lambda ticketed: ticketed[0])
-        left = [*self._running, *(work for _, work in waiting), *self._arrived]
+        faulty = not self._closing and not task.cancelled()  # cancelled: the event loop itself is being torn down
+        begun = [*self._pipeline.abandon(at_once=not faulty), *self._running]
+        left = [*begun, *(work for _, work in waiting), *self._arrived]
         self._running = ()
         self._sorted.clear()
         self._held = 0
         self._arrived.clear()
-        if not self._closing and not task.cancelled():  # cancelled: the event loop itself is being torn down
+        if faulty:
             log.critical("the loop of a batcher ended", exc_info=task.exception())
             self._observer.loop_ended()
         self._deliver(left, [ShuttingDown("the service is shutting down")] * len(left))

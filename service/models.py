@@ -12,7 +12,7 @@ from service.errors import UnknownModel, UnsupportedTask
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state import Record
-from service.step import Item, Stepped, Stepper
+from service.step import Begun, Item, Stepped, Stepper
 from service.stores.base import Store
 from service.work import Call, Work
 
@@ -47,8 +47,10 @@ class Model:
             self.segment_steps = 1
         self.folds = exact and self.segment_steps > 1
         self._stepper = Stepper(engine, store, clock, self.metrics, keep_answer_bytes=settings.keep_answer_bytes)
+        overlaps = settings.overlap == "on" or (settings.overlap == "auto" and engine.provider == "cuda")
         self.batcher: Batcher[ItemWork] = Batcher(
-            self._run_batch,
+            self._begin_batch if overlaps else self._run_batch,
+            finish=self._stepper.finish if overlaps else None,
             name=f"tick-{self.name}-{self.version}",
             max_batch=self.choice.max_batch,
             max_cells=settings.max_cells,
@@ -62,6 +64,9 @@ class Model:
 
     def _run_batch(self, works: Sequence[ItemWork]) -> Sequence[object]:
         return self._stepper.run([work.item for work in works])
+
+    def _begin_batch(self, works: Sequence[ItemWork]) -> Begun:
+        return self._stepper.begin([work.item for work in works])
 
     def check_generates(self) -> None:
         """UnsupportedTask unless the model's output can be fed back to it."""

@@ -45,6 +45,9 @@ class Settings(BaseSettings):
         True,
         description="measure each model for a moment at the start, and choose threads, max_batch and padding by it",
     )
+    resident_mb: int = Field(
+        256, ge=0, le=2**20, description="megabytes of GPU memory per model in which rows of sessions stay; 0: none do"
+    )
     threads: int = Field(1, ge=1, le=256, description="threads of ONNX Runtime for one tick")
     max_batch: int = Field(256, ge=1, le=4096, description="sessions in one tick at most")
     max_cells: int = Field(
@@ -59,6 +62,11 @@ class Settings(BaseSettings):
         le=1000,
         allow_inf_nan=False,
         description="ticks shorter than this run on the event loop itself, which saves CPU; 0: all in a thread",
+    )
+    overlap: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="whether each tick is committed in a thread of its own while the next one is computed in another: "
+        "auto = on a GPU, where that needs no processor",
     )
     segment_steps: int = Field(
         64,

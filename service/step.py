@@ -1,10 +1,10 @@
 """What: one tick. Load rows -> engine -> commit rows -> outcomes.
 
-Runs in the batcher's thread. Owns the order of these four; knows nothing of queues, HTTP or who waits for what. A row
+Runs in the batcher's threads. Owns the order of these four; knows nothing of queues, HTTP or who waits for what. A row
 that fails is an outcome; only what concerns the whole tick (the engine itself) is raised.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
@@ -94,8 +94,18 @@ class StepObserver(Protocol):
         ...
 
 
+class Begun(Struct, frozen=True):
+    """A tick that the engine has computed in ``seconds``; ``bring_in`` fetches what it came to."""
+
+    items: Sequence[Item]
+    chunks: Sequence[Chunk]
+    fed: Mapping[int, Tensors]
+    bring_in: Callable[[], Run]
+    seconds: float
+
+
 class Stepper:
-    """Runs ticks of one model."""
+    """Runs ticks of one model, each in two parts, so that one can begin while another is being committed."""
 
     def __init__(
         self, engine: Engine, store: Store, clock: Clock, observer: StepObserver, *, keep_answer_bytes: int
@@ -111,13 +121,24 @@ class Stepper:
 
     def run(self, items: Sequence[Item]) -> list[Outcome]:
         """One tick. Every row that is told of as stepped has been committed, if it is to be."""
+        return self.finish(self.begin(items))
+
+    def begin(self, items: Sequence[Item]) -> Begun:
+        """The first part of a tick: what the engine does, while the tick before is still being committed."""
         chunks, fed = self._load(items)
         started = perf_counter()
-        done = self._engine.run([item.row for item in items], chunks)
+        bring_in = self._engine.begin([item.row for item in items], chunks)
+        return Begun(items, chunks, fed, bring_in, perf_counter() - started)
+
+    def finish(self, begun: Begun) -> list[Outcome]:
+        """The second part, in the order of the first ones: what the tick came to is committed."""
+        items, chunks = begun.items, begun.chunks
+        started = perf_counter()
+        done = begun.bring_in()
         lengths = [len(chunk[0]) for chunk in chunks]
-        self._observer.ran(len(items), sum(lengths), done.padding, perf_counter() - started)
+        self._observer.ran(len(items), sum(lengths), done.padding, begun.seconds + perf_counter() - started)
         last = done.outputs[self._output.name][np.arange(len(items)), np.array(lengths) - 1]  # [rows, *step]
-        shown = self._shown(items, lengths, done, fed, last)
+        shown = self._shown(items, lengths, done, begun.fed, last)
         return self._commit(self._outcomes(items, chunks, done, shown, last.tobytes()))
 
     def _load(self, items: Sequence[Item]) -> tuple[list[Chunk], dict[int, Tensors]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from service.engine.ort import first_line
 from service.engine.probe import probe
+from service.engine.resident import on_device
 from service.engine.runtime import Engine, load_engine
 from service.engine.tuning import FAILURES, Choice, Tuner
 from service.errors import ArtifactError, SettingsError
@@ -37,7 +38,7 @@ def _ready(path: Path, settings: Settings) -> tuple[Engine, Choice | None]:
     Whatever goes wrong with it is an ArtifactError, so that others are served.
     """
     try:
-        engine = load_engine(path, settings)
+        engine = on_device(load_engine(path, settings), settings)
         _probed(path, engine)
         return _tuned(path, engine, settings) if settings.tune else (engine, None)
     except (ArtifactError, SettingsError):

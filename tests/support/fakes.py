@@ -86,14 +86,14 @@ class WatchedEngine:
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the engine has
         return getattr(self._engine, name)
 
-    def run(self, rows: Sequence[bytes], chunks: Sequence[Chunk]) -> Run:
+    def begin(self, rows: Sequence[bytes], chunks: Sequence[Chunk]) -> Callable[[], Run]:
         """See ``Engine``."""
         self.ticks.append([len(chunk[0]) for chunk in chunks])
         self.rows.append(list(rows))
         self.gate.pass_through()
         if self.broken is not None:
             raise self.broken
-        return self._engine.run(rows, chunks)
+        return self._engine.begin(rows, chunks)
 
 
 class FaultyStore(Store):

@@ -10,10 +10,11 @@ import pytest
 
 from service.engine import tuning
 from service.engine.repository import load_repository
-from service.engine.runtime import Chunk, Engine, Run
+from service.engine.runtime import Engine, Run
 from service.engine.tuning import Choice, Cost, Tuner
 from service.errors import ArtifactError
 from service.settings import load_settings
+from service.state import Chunk
 from tests.support.signatures import document, parse
 
 Price = Callable[[int, int], Cost]  # what a tick takes, in seconds, by its rows and the threads
