@@ -115,7 +115,7 @@ class Batcher(Generic[W]):
         """
         if not self.alive or (self._closing and not admitted):
             raise ShuttingDown("the service is shutting down")
-        if self.waiting >= self._capacity and not admitted:
+        if not admitted and self.waiting >= self._capacity:
             raise Overloaded("too many requests are waiting for this model", retry_after_s=1)
         self._arrived.append(work)
         self._wake.set()

@@ -125,7 +125,7 @@ class ModelMetrics:
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._dropped, self._loops_ended = metrics.dropped, metrics.loops_ended
         self._queue = metrics.queue.labels(model)
-        self.generated = metrics.generated.labels(model)
+        self._generated = metrics.generated.labels(model)
         self.created = metrics.created.labels(model)
         self._run = metrics.run.labels(model)
         self._commit = metrics.commit.labels(model)
@@ -144,6 +144,10 @@ class ModelMetrics:
     def committed(self, rows: int, seconds: float) -> None:
         """See ``step.StepObserver``."""
         self._commit.observe(seconds)
+
+    def generated(self, steps: int) -> None:
+        """See ``step.StepObserver``."""
+        self._generated.inc(steps)
 
     def waited(self, seconds: float) -> None:
         """See ``batching.Observer``."""

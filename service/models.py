@@ -35,7 +35,7 @@ class Model:
         self.signature = engine.signature
         self.fingerprint = engine.fingerprint
         self.inspector = Inspector(engine, settings)
-        self._clock = clock
+        self.clock = clock
         self.metrics = metrics.of_model(self.name)
         proof = engine.signature.proof
         # Cutting and folding change nothing that a client can see only where answers are bit-exact; of a model whose
@@ -85,7 +85,7 @@ class Model:
 
     async def run(self, item: Item, steps: int, deadline: float, *, admitted: bool) -> Stepped:
         """Run one item through the batcher; what its row or its tick failed with is raised."""
-        work = Call(item, steps, self._clock, deadline, self.metrics.dropped)
+        work = Call(item, steps, self.clock, deadline, self.metrics.dropped)
         self.batcher.submit(work, admitted=admitted)
         stepped: Stepped = await work.future
         return stepped

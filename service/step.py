@@ -5,7 +5,6 @@ that fails is an outcome; only what concerns the whole tick (the engine itself) 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
 
@@ -25,8 +24,7 @@ from service.views import View, show_last, token_type
 STREAM_SHARE = 8  # of the bytes of kept answers, this part is written anew with every step of a stream
 
 
-@dataclass(frozen=True, slots=True)
-class Feed:
+class Feed(Struct, frozen=True):
     """An input that is made from the model's own last output: a sampled symbol, or the forecast itself."""
 
     output: bytes
@@ -92,6 +90,10 @@ class StepObserver(Protocol):
         """The store kept so many rows in ``seconds``."""
         ...
 
+    def generated(self, steps: int) -> None:
+        """So many steps fed themselves."""
+        ...
+
 
 class Stepper:
     """Runs ticks of one model."""
@@ -117,30 +119,35 @@ class Stepper:
         self._observer.ran(len(items), steps, done.padding, perf_counter() - started)
         shown = self._shown(items, [len(chunk[0]) for chunk in chunks], done, fed)
         outcomes = [self._outcome(i, item, chunks[i], done, shown[i]) for i, item in enumerate(items)]
-        return self._commit(outcomes)
+        outcomes = self._commit(outcomes)
+        if fed:
+            self._observer.generated(sum(isinstance(outcomes[i], Stepped) for i in fed))
+        return outcomes
 
     def _load(self, items: Sequence[Item]) -> tuple[list[Chunk], dict[int, Tensors]]:
         """The chunk of each item, and for those that feed themselves what was fed, to be shown."""
-        fed: dict[int, Tensors] = {}
-        feeds = [(i, item.feed) for i, item in enumerate(items) if item.feed is not None]
-        if feeds:
-            fed = dict(zip([i for i, _ in feeds], self._fed([feed for _, feed in feeds]), strict=True))
-        chunks = [item.chunk or (self._as_input(fed[i]),) for i, item in enumerate(items)]
-        return chunks, fed
+        feeds = {i: item.feed for i, item in enumerate(items) if item.feed is not None}
+        if not feeds:
+            return [item.chunk or () for item in items], {}
+        inputs, shown = self._fed(list(feeds.values()))
+        places = {i: n for n, i in enumerate(feeds)}
+        chunks = [item.chunk or (inputs[places[i]],) for i, item in enumerate(items)]
+        return chunks, dict(zip(feeds, shown, strict=True))
 
-    def _fed(self, feeds: Sequence[Feed]) -> list[Tensors]:
-        last = np.frombuffer(b"".join(f.output for f in feeds), self._output.dtype)
-        last = last.reshape(len(feeds), *self._output.step_shape)  # [rows, *step]
+    def _fed(self, feeds: Sequence[Feed]) -> tuple[np.ndarray, list[Tensors]]:
+        """What each is fed, as the input [rows, 1, *step], and as it is shown."""
+        last = np.frombuffer(b"".join([f.output for f in feeds]), self._output.dtype)
+        last = last.reshape(len(feeds), 1, *self._output.step_shape)  # [rows, 1, *step]
         if not self._vocabulary:
-            return [{self._output.name: values[None]} for values in last]
+            told: list[Tensors] = [{self._output.name: values} for values in last]
+            return last.astype(self._input.dtype), told
         samplings = [f.sampling for f in feeds if f.sampling is not None]
-        tokens = sample(last, samplings, [f.position for f in feeds])
-        chosen = np.take_along_axis(last, tokens[:, None], axis=1)  # [rows, 1]
-        tokens = tokens.astype(token_type(last.shape[1]))  # kept with the answer, so as small as they can be
-        return [{"tokens": tokens[i : i + 1], "logprobs": chosen[i]} for i in range(len(feeds))]
-
-    def _as_input(self, fed: Tensors) -> np.ndarray:
-        return next(iter(fed.values())).astype(self._input.dtype, copy=False)  # [1, *step]
+        tokens = sample(last[:, 0], samplings, [f.position for f in feeds])
+        chosen = last[np.arange(len(feeds)), :, tokens]  # [rows, 1]
+        tokens = tokens[:, None]
+        kept = tokens.astype(token_type(last.shape[2]))  # kept with the answer, so as small as they can be
+        told = [{"tokens": token, "logprobs": logprob} for token, logprob in zip(kept, chosen, strict=True)]
+        return tokens.astype(self._input.dtype), told
 
     def _shown(
         self, items: Sequence[Item], lengths: Sequence[int], done: Run, fed: Mapping[int, Tensors]
@@ -196,27 +203,31 @@ class Stepper:
 def next_record(record: Record, item: Item, stepped: Stepped, now: float, keep_bytes: int) -> Record:
     """The record after an item, with the answers that may still be asked for again."""
     expires_at = now + record.identity.ttl_s
-    answers = [] if item.extends else [a for a in record.answers if a.ordinal >= item.keep_from]
-    position = record.position
-    for part, outputs in zip(item.parts, stepped.shown, strict=True):
-        answer = Answer(position, part.steps, part.digest, expires_at, outputs, ordinal=part.ordinal)
-        answers.append(_extended(item.extends, answer, keep_bytes) if item.extends else answer)
-        position += part.steps
-    kept = _within(answers, keep_bytes)
-    revision, row, output = record.revision + 1, stepped.row, stepped.output
-    return Record(record.identity, position, revision, row, output, kept, expires_at, stepped.trace)
+    steps = sum(part.steps for part in item.parts)
+    if item.extends is not None:
+        kept: tuple[Answer, ...] = (_extended(item.extends, steps, stepped.shown[0], expires_at, keep_bytes),)
+    else:
+        answers, start = [a for a in record.answers if a.ordinal >= item.keep_from], record.position
+        for part, outputs in zip(item.parts, stepped.shown, strict=True):
+            answers.append(Answer(start, part.steps, part.digest, expires_at, outputs, ordinal=part.ordinal))
+            start += part.steps
+        kept = _within(answers, keep_bytes)
+    position, revision = record.position + steps, record.revision + 1
+    return Record(record.identity, position, revision, stepped.row, stepped.output, kept, expires_at, stepped.trace)
 
 
-def _extended(earlier: Answer, step: Answer, keep_bytes: int) -> Answer:
-    """A streamed request's answer with one more step. It is written anew with every step, so only its tail is kept."""
-    outputs, dropped = step.outputs or {}, earlier.dropped
-    if earlier.outputs:
-        outputs = {name: np.concatenate([earlier.outputs[name], values]) for name, values in outputs.items()}
-        if sum(values.nbytes for values in outputs.values()) > keep_bytes // STREAM_SHARE:
-            half = (earlier.steps + step.steps - dropped) // 2
-            outputs, dropped = {name: values[half:].copy() for name, values in outputs.items()}, dropped + half
-    steps = earlier.steps + step.steps
-    return replace(earlier, steps=steps, expires_at=step.expires_at, outputs=outputs, dropped=dropped)
+def _extended(earlier: Answer, steps: int, outputs: Tensors, expires_at: float, keep_bytes: int) -> Answer:
+    """A streamed request's answer with more steps. It is written anew with every step, so only its tail is kept."""
+    grown, size = dict[str, np.ndarray](), 0
+    for name, values in outputs.items():
+        grown[name] = whole = np.concatenate((earlier.outputs[name], values)) if earlier.outputs else values
+        size += whole.nbytes
+    told = earlier.steps + steps
+    dropped, limit = earlier.dropped, keep_bytes // STREAM_SHARE
+    if size > limit:  # then half of what may be kept: so it is not cut at every step
+        cut = told - dropped - limit * (told - dropped) // (2 * size)
+        grown, dropped = {name: values[cut:].copy() for name, values in grown.items()}, dropped + cut
+    return Answer(earlier.start, told, earlier.digest, expires_at, grown, earlier.seed, dropped, earlier.ordinal)
 
 
 def _within(answers: list[Answer], keep_bytes: int) -> tuple[Answer, ...]:

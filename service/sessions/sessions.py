@@ -26,6 +26,7 @@ from service.errors import (
 from service.metrics import Metrics
 from service.models import Model, Models
 from service.sessions.arena import Arena, ended, unknown
+from service.sessions.caller import Caller
 from service.sessions.generation import Generated, Generation, Source
 from service.sessions.requests import Advance, Generate
 from service.sessions.turns import Turns, run_segments
@@ -211,9 +212,9 @@ class Sessions:
         deadline = self._deadline()
         begin = Stepped(model.engine.initial_row, b"", ())
         start = await run_segments(model, begin, prompt, View(), deadline)
-        source = Source(start.row, start.output, len(prompt[0]))
-        generation = Generation(model, request, source, deadline=float("inf"))  # it has begun: it is not cut off
-        async for generated in generation.run():
+        caller = Caller(self._settings.queue_timeout_s)
+        generation = Generation(model, request, Source(start, len(prompt[0])), caller, deadline=float("inf"))
+        async for generated in caller.read(asyncio.ensure_future(generation.run())):
             yield generated
 
     # ---- inside

@@ -39,6 +39,9 @@ class Counts:
         assert seconds > 0
         self.commits.append(rows)
 
+    def generated(self, steps: int) -> None:
+        """See ``StepObserver``."""
+
 
 class Bench:
     """A stepper of a model, over a store that can fail, with sessions in it."""
