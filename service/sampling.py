@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_COLDEST = 1e-6  # a temperature of 0 is looked at apart
 _ONE, _GAMMA = np.uint64(1), np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
@@ -38,23 +39,27 @@ def uniform(seeds: Sequence[int], positions: Sequence[int]) -> np.ndarray:
 
 def sample(logprobs: np.ndarray, samplings: Sequence[Sampling], positions: Sequence[int]) -> np.ndarray:
     """One symbol per row: ``logprobs`` float [rows, symbols] -> int64 [rows]."""
-    temperature = np.array([s.temperature for s in samplings])[:, None]
-    best = logprobs.argmax(axis=1)
-    largest = np.take_along_axis(logprobs, best[:, None], axis=1)
-    weights = np.exp((logprobs - largest) / np.maximum(temperature, 1e-6))  # float64 [rows, symbols]
+    scaled = logprobs.astype(np.promote_types(logprobs.dtype, np.float32))  # [rows, symbols]
+    temperature = np.array([s.temperature for s in samplings], scaled.dtype)[:, None]
+    scaled -= scaled.max(axis=1, keepdims=True)
+    scaled /= np.maximum(temperature, _COLDEST)
+    weights = np.exp(scaled, out=scaled)
     narrowed = [i for i, s in enumerate(samplings) if s.top_k or s.top_p < 1]
     if narrowed:
         weights[narrowed] = _narrowed(weights[narrowed], [samplings[i] for i in narrowed])
-    reach = np.cumsum(weights, axis=1)
+    reach = np.cumsum(weights, axis=1, dtype=np.float64)
     draw = uniform([s.seed for s in samplings], positions)[:, None]
     drawn: np.ndarray = (reach > draw * reach[:, -1:]).argmax(axis=1)
-    return np.where(temperature[:, 0] == 0, best, drawn)
+    certain = temperature[:, 0] == 0
+    if certain.any():
+        drawn[certain] = logprobs[certain].argmax(axis=1)
+    return drawn
 
 
 def _narrowed(weights: np.ndarray, samplings: Sequence[Sampling]) -> np.ndarray:
     """``weights`` [rows, symbols], 0 for the symbols that top-k, and after it top-p, leave out."""
     order = np.argsort(-weights, axis=1, kind="stable")  # the most likely first, of equal ones the first
-    falling = np.take_along_axis(weights, order, axis=1)
+    falling = np.take_along_axis(weights, order, axis=1).astype(np.float64)
     top_k = np.array([s.top_k or weights.shape[1] for s in samplings])[:, None]
     falling[np.arange(weights.shape[1])[None] >= top_k] = 0.0
     falling /= falling.sum(axis=1, keepdims=True)

@@ -161,9 +161,11 @@ class Stepper:
             for i, tops in zip(plain, show_last(views, last), strict=True):
                 shown[i] = (tops,)
         for i, item in enumerate(items):
-            if not shown[i]:
+            if i in fed:
+                shown[i] = (fed[i],)
+            elif not shown[i]:
                 outputs = {name: output[i, : lengths[i]] for name, output in done.outputs.items()}
-                shown[i] = (fed[i],) if i in fed else _shares(item.parts, outputs)
+                shown[i] = _shares(item.parts, outputs)
         return shown
 
     def _outcome(self, i: int, item: Item, chunk: Chunk, done: Run, shown: tuple[Tensors, ...]) -> Outcome:
