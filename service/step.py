@@ -41,6 +41,41 @@ class Part(Struct, frozen=True):
     ordinal: int = 0
 
 
+class GrowingAnswer:
+    """The answer of a streamed request. It is written anew with every step, so only its tail is kept.
+
+    Mutable state, touched by one tick at a time: ``_steps``, ``_dropped``, and ``_room``, arrays longer than what is
+    kept: a step is written behind all that earlier answers show of them, so that nothing has to be copied.
+    """
+
+    __slots__ = ("_digest", "_dropped", "_room", "_seed", "_start", "_steps")
+
+    def __init__(self, start: int, digest: bytes, seed: int | None) -> None:
+        self._start, self._digest, self._seed = start, digest, seed
+        self._steps = self._dropped = 0
+        self._room: dict[str, np.ndarray] = {}
+
+    def grown(self, steps: int, outputs: Tensors, expires_at: float, keep_bytes: int) -> Answer:
+        """The answer with so many more steps."""
+        begin = self._steps - self._dropped
+        self._steps += steps
+        end, size, shown = begin + steps, 0, {}
+        for name, values in outputs.items():
+            room = self._room.get(name, values[:0])
+            if len(room) < end:
+                further = np.empty((2 * end - begin, *values.shape[1:]), values.dtype)
+                self._room[name] = room = np.concatenate((room[:begin], further))
+            room[begin:end] = values
+            shown[name] = kept = room[:end]
+            size += kept.nbytes
+        limit = keep_bytes // STREAM_SHARE
+        if size > limit:  # then half of what may be kept stays, so that not every step has to move it
+            left = end * limit // (2 * size)
+            shown = {name: values[end - left :].copy() for name, values in shown.items()}
+            self._dropped, self._room = self._steps - left, dict(shown)
+        return Answer(self._start, self._steps, self._digest, expires_at, shown, self._seed, self._dropped)
+
+
 class Item(Struct, frozen=True):
     """One row of a tick.
 
@@ -56,7 +91,7 @@ class Item(Struct, frozen=True):
     feed: Feed | None = None
     record: Record | None = None
     keep_from: int = 0
-    extends: Answer | None = None
+    extends: "GrowingAnswer | None" = None
     trace: bytes = b""
 
     @property
@@ -207,7 +242,7 @@ def next_record(record: Record, item: Item, stepped: Stepped, now: float, keep_b
     expires_at = now + record.identity.ttl_s
     steps = sum(part.steps for part in item.parts)
     if item.extends is not None:
-        kept: tuple[Answer, ...] = (_extended(item.extends, steps, stepped.shown[0], expires_at, keep_bytes),)
+        kept: tuple[Answer, ...] = (item.extends.grown(steps, stepped.shown[0], expires_at, keep_bytes),)
     else:
         answers, start = [a for a in record.answers if a.ordinal >= item.keep_from], record.position
         for part, outputs in zip(item.parts, stepped.shown, strict=True):
@@ -216,20 +251,6 @@ def next_record(record: Record, item: Item, stepped: Stepped, now: float, keep_b
         kept = _within(answers, keep_bytes)
     position, revision = record.position + steps, record.revision + 1
     return Record(record.identity, position, revision, stepped.row, stepped.output, kept, expires_at, stepped.trace)
-
-
-def _extended(earlier: Answer, steps: int, outputs: Tensors, expires_at: float, keep_bytes: int) -> Answer:
-    """A streamed request's answer with more steps. It is written anew with every step, so only its tail is kept."""
-    grown, size = dict[str, np.ndarray](), 0
-    for name, values in outputs.items():
-        grown[name] = whole = np.concatenate((earlier.outputs[name], values)) if earlier.outputs else values
-        size += whole.nbytes
-    told = earlier.steps + steps
-    dropped, limit = earlier.dropped, keep_bytes // STREAM_SHARE
-    if size > limit:  # then half of what may be kept: so it is not cut at every step
-        cut = told - dropped - limit * (told - dropped) // (2 * size)
-        grown, dropped = {name: values[cut:].copy() for name, values in grown.items()}, dropped + cut
-    return Answer(earlier.start, told, earlier.digest, expires_at, grown, earlier.seed, dropped, earlier.ordinal)
 
 
 def _within(answers: list[Answer], keep_bytes: int) -> tuple[Answer, ...]:

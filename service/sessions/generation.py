@@ -18,7 +18,7 @@ from service.models import Model
 from service.sessions.live import Live
 from service.sessions.requests import Generate
 from service.state import Answer, Tensors
-from service.step import Feed, Item, Part, Stepped
+from service.step import Feed, GrowingAnswer, Item, Part, Stepped
 from service.views import View
 from service.work import resolve
 
@@ -110,7 +110,7 @@ class Generation:
     """One generation that runs, as the work that waits for its next tick.
 
     Mutable state, touched on the event loop's thread only: ``last`` (as it is after the last step), ``_position`` and
-    ``_steps`` (where that is), ``_answer`` (what is kept of it for a repeat), ``_item``, ``since``.
+    ``_steps`` (where that is), ``_item``, ``since``.
     """
 
     def __init__(self, model: Model, request: Generate, source: Source, listener: Listener, deadline: float) -> None:
@@ -128,7 +128,7 @@ class Generation:
         self._text = StopText(vocabulary, request.stop) if vocabulary is not None else None
         self._over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._position, self._steps = source.position, 0
-        self._answer = Answer(source.position, 0, request.digest, 0.0, {}, self._seed) if source.live else None
+        self._answer = GrowingAnswer(source.position, request.digest, self._seed) if source.live else None
         self._item: Item | None = None
         self.last = source.last
         self.since = 0.0
@@ -195,7 +195,6 @@ class Generation:
         self._position += 1
         self._steps += 1
         if self._live is not None and outcome.record is not None:
-            self._answer = outcome.record.answers[-1]
             self._live.committed(outcome.record)
         generated = self._told(outcome)
         ready = self._listener.tell(generated)

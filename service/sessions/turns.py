@@ -22,7 +22,7 @@ from service.sessions.live import MAX_TRIES, Live
 from service.sessions.requests import Advance, Generate, Turn, repeated
 from service.settings import Settings
 from service.state import Answer, Record
-from service.step import Item, Part, Stepped, next_record
+from service.step import GrowingAnswer, Item, Part, Stepped, next_record
 from service.stores.base import Store
 from service.trace import begun, segment_steps
 from service.views import View
@@ -201,11 +201,10 @@ class Turns:
         return await self.hold(live, deadline, job)
 
     async def _keep(self, live: Live, request: Generate, reached: Stepped, whole: Generated) -> Generated:
-        start = live.record.position
-        first = Answer(start, 0, request.digest, 0.0, {}, whole.seed)
+        answer = GrowingAnswer(live.record.position, request.digest, whole.seed)
         part = Part(whole.steps, View(), request.digest, live.ordinal)
         done = structs.replace(reached, shown=(whole.outputs or {},))
-        record = await self._commit(live, Item(row=reached.row, parts=(part,), extends=first), done)
+        record = await self._commit(live, Item(row=reached.row, parts=(part,), extends=answer), done)
         return structs.replace(whole, expires_at=record.expires_at)
 
     async def _commit(self, live: Live, item: Item, done: Stepped) -> Record:
