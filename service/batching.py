@@ -94,6 +94,7 @@ class Batcher(Generic[W]):
         self._wake = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
         self.alive = False
+        self.ran = 0  # works so far, this tick's included
 
     def start(self) -> None:
         """Start the loop, in the running event loop."""
@@ -176,6 +177,7 @@ class Batcher(Generic[W]):
         self._sort_arrived()
         while self._sorted and not tick:
             self._fill(tick, self._leading(), fresh)
+        self.ran += len(tick)
         return tick
 
     def _sort_arrived(self) -> None:

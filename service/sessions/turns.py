@@ -225,22 +225,21 @@ async def run_segments(
 ) -> Stepped:
     """Run a chunk of any length from where ``begin`` stands, a tick's share at a time, as a draft.
 
-    So a long chunk does not hold up the single steps of other sessions; that its answers are the same bit for bit is
-    what the probe has found out.
+    So a long chunk does not hold up the single steps of other sessions; while there are none, the shares grow. That its
+    answers are the same bit for bit, however it is cut, is what the probe has found out.
     """
-    steps, size = len(chunk[0]), segment_steps(begin.trace, model.segment_steps)
-    shown, done = [], begin
-    for start in range(0, steps, size):
+    steps, start, shown, done = len(chunk[0]), 0, [], begin
+    size = least = segment_steps(begin.trace, model.segment_steps)
+    while start < steps:
         segment = tuple(a[start : start + size] for a in chunk)
-        share = len(segment[0])
-        first = start == 0
-        done = await model.run(
-            Item(row=done.row, chunk=segment, parts=(Part(share, view),), trace=done.trace),
-            share,
-            deadline if first else float("inf"),
-            admitted=not first,
-        )
+        share, first = len(segment[0]), start == 0
+        item = Item(row=done.row, chunk=segment, parts=(Part(share, view),), trace=done.trace)
+        ran, began_s = model.batcher.ran, model.clock.monotonic()
+        done = await model.run(item, share, deadline if first else float("inf"), admitted=not first)
         shown.append(done.shown[0])
         if gone():
             raise ClientGone
+        alone = model.batcher.ran == ran + 1 and not model.batcher.waiting
+        longer = not begin.trace and 2 * (model.clock.monotonic() - began_s) < model.lone_segment_s
+        start, size = start + share, (2 * size if longer else size) if alone else least
     return structs.replace(done, shown=(view.join(shown),))
