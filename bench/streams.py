@@ -107,7 +107,7 @@ class Client:
         before, started = cpu_seconds(processes), time.perf_counter()
         streams = [_Stream(self._request(path, seed, steps), told) for seed, path in enumerate(sessions)]
         loop = asyncio.get_running_loop()
-        connections = [await loop.create_connection(lambda s=s: s, self._address.host, self._address.port) for s in streams]
+        connections = [await loop.create_connection(partial(_same, stream), self._address.host, self._address.port) for stream in streams]
         try:
             await asyncio.gather(*(stream.over for stream in streams))
         finally:
