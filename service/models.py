@@ -44,8 +44,8 @@ class Model:
         self.segment_steps = settings.segment_steps if exact else settings.max_steps
         if not engine.signature.has_time_axis:
             self.segment_steps = 1
-        self.lone_segment_s = settings.lone_segment_ms / 1000
         self.folds = exact and self.segment_steps > 1
+        self.lone_segment_s = settings.lone_segment_ms / 1000 if self.folds else 0.0
         self._stepper = Stepper(engine, store, clock, self.metrics, keep_answer_bytes=settings.keep_answer_bytes)
         self.batcher: Batcher[ItemWork] = Batcher(
             self._run_batch,

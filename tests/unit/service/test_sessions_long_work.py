@@ -89,6 +89,15 @@ async def test_segments_grow_while_nobody_else_is_served(serve: Serve) -> None:
     assert ticks == [[2], [2], [2]]
 
 
+async def test_one_step_at_a_time_stays_one(serve: Serve) -> None:
+    """Of a model that takes one step at a time, and one whose chunks may not be cut, segments do not grow."""
+    brain = serve(lone_segment_ms=3)
+    id = await brain.create("one_step")
+    await brain.add(id, *[1] * 5)
+    assert brain.engines["one_step"].ticks == [[1]] * 5
+    assert brain.model("looks_ahead").lone_segment_s == 0
+
+
 async def test_segments_are_short_again_once_others_come(serve: Serve) -> None:
     """Whoever else is served waits for one long segment at most."""
     brain = serve(segment_steps=2, lone_segment_ms=3)
