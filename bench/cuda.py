@@ -38,9 +38,10 @@ from service.engine.residence import banks_of, resident
 from service.engine.resident import Opened, ResidentEngine
 from service.engine.runtime import Engine, load_engine
 from service.errors import ServiceError
+from service.items import Item, Outcome, Part, Stepped
 from service.settings import Settings, load_settings
 from service.state import Chunk, Identity, Record
-from service.step import Item, Outcome, Part, Stepped, Stepper
+from service.step import Stepper
 from service.stores.sqlite import SqliteStore
 from service.views import View
 
@@ -58,6 +59,8 @@ class _Silent:
     def ran(self, rows: int, steps: int, padding: int, seconds: float) -> None: ...
 
     def committed(self, rows: int, seconds: float) -> None: ...
+
+    def generated(self, steps: int) -> None: ...
 
 
 class Sessions:

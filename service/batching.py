@@ -91,6 +91,7 @@ class Batcher(Generic[W]):
         self._pipeline = Pipeline(parts, self._wake, name=name, inline_s=inline_s, clock=clock)
         self._loop_task: asyncio.Task[None] | None = None
         self.alive = False
+        self.ran = 0  # works so far, this tick's included
 
     def start(self) -> None:
         """Start the loop, in the running event loop."""
@@ -162,6 +163,7 @@ class Batcher(Generic[W]):
             self._fill(tick, 1, fresh)
         while self._sorted and not tick:
             self._fill(tick, self._leading(), fresh)
+        self.ran += len(tick)
         return tick
 
     def _take_steps(self, tick: list[W]) -> None:

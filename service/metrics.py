@@ -128,7 +128,7 @@ class ModelMetrics:
         self._dropped, self._loops_ended = metrics.dropped, metrics.loops_ended
         self._queue = metrics.queue.labels(model)
         self.replayed = metrics.replayed
-        self.generated = metrics.generated.labels(model)
+        self._generated = metrics.generated.labels(model)
         self.created = metrics.created.labels(model)
         self._run = metrics.run.labels(model)
         self._commit = metrics.commit.labels(model)
@@ -147,6 +147,10 @@ class ModelMetrics:
     def committed(self, rows: int, seconds: float) -> None:
         """See ``step.StepObserver``."""
         self._commit.observe(seconds)
+
+    def generated(self, steps: int) -> None:
+        """See ``step.StepObserver``."""
+        self._generated.inc(steps)
 
     def waited(self, seconds: float) -> None:
         """See ``batching.Observer``."""

@@ -74,6 +74,13 @@ class Settings(BaseSettings):
         le=4096,
         description="steps of one row in one tick at most; longer chunks are cut, shorter ones folded",
     )
+    lone_segment_ms: float = Field(
+        4.0,
+        ge=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="while nobody else is served, segments of a long chunk grow to about this long; 0: they do not",
+    )
     allow_inexact: bool = Field(
         False, description="cut and fold chunks also for a model whose answers are not bit-exact"
     )

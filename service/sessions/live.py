@@ -15,10 +15,10 @@ from msgspec.structs import replace
 
 from service.clock import Clock
 from service.errors import DeadlineExceeded, NotFinite, Overloaded, ServiceError, WriteConflict
+from service.items import Item, Part, Stepped
 from service.models import Model
 from service.sessions.requests import Advance, Turn, Waiting, folded, outdated, repeated
 from service.state import Record, Tensors
-from service.step import Item, Part, Stepped
 from service.trace import segment_steps
 from service.work import Reply, resolve
 

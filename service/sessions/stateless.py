@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Sequence
 
 from service.clock import Clock
 from service.errors import TooLarge
+from service.items import Stepped
 from service.models import Model
+from service.sessions.caller import Caller
 from service.sessions.generation import Generated, Generation, Source
 from service.sessions.requests import Generate
 from service.sessions.turns import run_segments
 from service.settings import Settings
 from service.state import Chunk, Tensors
-from service.step import Stepped
 from service.views import View
 
 
@@ -46,9 +47,9 @@ class Stateless:
         deadline = self._deadline()
         begin = Stepped(model.engine.initial_row, b"", ())
         start = await run_segments(model, begin, prompt, View(), deadline)
-        source = Source(start.row, start.output, len(prompt[0]))
-        generation = Generation(model, request, source, deadline=float("inf"))  # it has begun: it is not cut off
-        async for generated in generation.run():
+        caller = Caller(self._settings.queue_timeout_s)
+        generation = Generation(model, request, Source(start, len(prompt[0])), caller, deadline=float("inf"))
+        async for generated in caller.read(asyncio.ensure_future(generation.run())):
             yield generated
 
     # ---- limits

@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("batching", "step"),
     ("pipeline", "work"),
     ("engine", "stores"),
+    ("items",),
     ("views",),
     ("state", "trace", "artifact", "settings", "metrics", "logs", "clock", "sampling"),
     ("errors", "histograms"),
@@ -69,7 +70,7 @@ OWNED: dict[str, set[str]] = {
     "sqlite3": {"stores"},
     "prometheus_client": {"metrics", "histograms", "api"},
     "pydantic_settings": {"settings"},
-    "msgspec": {"state", "trace", "views", "step", "stores", "sessions", "fronts"},
+    "msgspec": {"state", "trace", "views", "items", "step", "stores", "sessions", "fronts"},
     "orjson": {"api"},
     "asyncio": {"api", "sessions", "models", "batching", "pipeline", "work", "server", "fronts"},
     "numpy": {
@@ -77,6 +78,7 @@ OWNED: dict[str, set[str]] = {
         "api",
         "sessions",
         "step",
+        "items",
         "engine",
         "views",
         "state",
@@ -238,7 +240,7 @@ def test_export_sees_the_contract_and_the_engine_only() -> None:
 
 
 # Scripts that look inside.
-MEASURING = ("cells.py", "cell_ratio.py", "cuda.py", "kernels.py", "models.py", "yardstick.py")
+MEASURING = ("cells.py", "cell_ratio.py", "cuda.py", "inside.py", "kernels.py", "models.py", "yardstick.py")
 
 
 def test_the_load_generator_knows_the_server_from_outside_only() -> None:

@@ -33,7 +33,9 @@ class Brain:
     """``Sessions`` with everything that a test looks at or meddles with. Start it in an event loop; close it there."""
 
     def __init__(self, loaded: Sequence[LoadedModel], store: Store, clock: Clock, **settings: object) -> None:
-        chosen = load_settings(**({"provider": "cpu", "inline_ms": 0} | settings))  # gates hold threads
+        chosen = load_settings(
+            **({"provider": "cpu", "inline_ms": 0, "lone_segment_ms": 0} | settings)
+        )  # gates hold threads
         self.clock, self.metrics = clock, Metrics()
         self.store = FaultyStore(store)
         watched = [LoadedModel(m.name, m.version, cast(Engine, WatchedEngine(m.engine))) for m in loaded]

@@ -82,6 +82,7 @@ class WatchedEngine:
         self.ticks: list[list[int]] = []  # of each tick: the steps of each of its rows
         self.rows: list[list[bytes]] = []  # of each tick: the row that each session came with
         self.broken: Exception | None = None  # raised instead of running
+        self.before_run: Callable[[], object] = lambda: None
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the engine has
         return getattr(self._engine, name)
@@ -91,6 +92,7 @@ class WatchedEngine:
         self.ticks.append([len(chunk[0]) for chunk in chunks])
         self.rows.append(list(rows))
         self.gate.pass_through()
+        self.before_run()
         if self.broken is not None:
             raise self.broken
         return self._engine.begin(rows, chunks)
