@@ -104,7 +104,7 @@ class Upstream(asyncio.Protocol):
     """A connection for one request to the engine's app. The ``on_...`` are the callbacks of httptools.
 
     Mutable state: ``_headers``, ``_parts``, ``_begun``, ``_complete`` (the answer, as far as it has come and nobody has
-    taken it), ``_gone``, ``_left``, ``_paused``. ``_changed`` tells of every change, ``_writable`` whether there is room.
+    taken it), ``_gone``, ``_left``, ``_paused``. ``_changed`` tells of every change, ``_writable`` if there is room.
     """
 
     transport: asyncio.Transport
