@@ -19,12 +19,12 @@ def run(settings: Settings) -> None:
         supervise(settings)
         return
     from service.app import build
-    from service.server import configuration, end_when_told, listen
+    from service.server import configuration, end_when_told, listen, url
 
     listener = listen(settings.host, settings.port)
     server = uvicorn.Server(configuration(build(settings), settings))
     end_when_told(server)
-    log.info("listening on http://%s:%d", *listener.getsockname()[:2])
+    log.info("listening on %s", url(listener))
     server.run(sockets=[listener])
     log.info("closed")
 

@@ -1,11 +1,7 @@
 """What every process that listens has in common: its socket, uvicorn as we run it, and how it is told to end."""
 
-import asyncio
-import os
 import signal
 import socket
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -16,8 +12,8 @@ from service.errors import SettingsError
 from service.settings import Settings
 
 
-def configuration(app: App, settings: Settings, **further: Any) -> uvicorn.Config:  # noqa: ANN401 - uvicorn's own
-    """uvicorn as we run it."""
+def configuration(app: App, settings: Settings, *, drain_s: float | None = None, **further: Any) -> uvicorn.Config:  # noqa: ANN401 - uvicorn's own
+    """uvicorn as we run it; ``drain_s``: another one than the settings'."""
     return uvicorn.Config(
         app,
         loop="uvloop",
@@ -28,18 +24,38 @@ def configuration(app: App, settings: Settings, **further: Any) -> uvicorn.Confi
         timeout_keep_alive=75,  # longer than clients keep idle connections, so that they do not meet a closed one
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        timeout_graceful_shutdown=max(1, round(settings.drain_s if drain_s is None else drain_s)),
         **further,
     )
 
 
-def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A listening socket (``shared``: one of several for the address); SettingsError where it cannot be had."""
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket of the address (``shared``: one of several for it); SettingsError where it cannot be had."""
+    bound = socket.socket(family := socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, reuse_port=shared)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((host, port))
     except OSError as error:
+        bound.close()
         raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}", field="port") from error
+    return bound
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; SettingsError where it cannot be had."""
+    listener = bind(host, port)
+    listener.listen()
+    return listener
+
+
+def url(bound: socket.socket) -> str:
+    """Where a socket is reached."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def end_when_told(server: uvicorn.Server) -> None:
@@ -54,14 +70,3 @@ def end_when_told(server: uvicorn.Server) -> None:
 
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, stop)
-
-
-def end_when_orphaned(ended: Callable[[], None]) -> None:
-    """Call ``ended`` when standard input is closed: whoever started this process has gone, and it is not wanted."""
-
-    def read() -> None:
-        if not os.read(sys.stdin.fileno(), 1):
-            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-            ended()
-
-    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), read)

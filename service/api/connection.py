@@ -7,41 +7,60 @@ chunked bodies, requests that were sent ahead) goes uvicorn's way, in the order 
 """
 
 import asyncio
+import re
 from time import perf_counter
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from service.api.asgi import JSON_HEADERS
+from service.api.asgi import HANG_UP, JSON_HEADERS
 from service.api.problems import Headers
 from service.api.steps import StepsEndpoint, StepsReply
 
 _MOST_BYTES = 65_536  # of a body that goes the short way; larger ones are not what it was made for
+_STEPS = re.compile(rb"/v1/sessions/([\w-]+)/steps")
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "
 
 
 class Connection(HttpToolsProtocol):
     """One client's connection.
 
-    Mutable state beside uvicorn's own: ``_reading`` (the exchange whose request is being read), ``_exchange`` (the one
-    that waits for its answer), ``_quiet_since`` (loop time since which there was none).
+    Mutable state beside uvicorn's own: ``_reading`` (the exchange whose request is being read), ``_answering`` (the
+    exchange, or uvicorn's cycle, whose answer comes next), ``_quiet_since`` (loop time since which there was none).
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - uvicorn's own
         super().__init__(*arguments, **options)
         self._steps = cast(StepsEndpoint, getattr(self.app, "steps"))  # noqa: B009 - the app is our Edge
         self._reading: Exchange | None = None
-        self._exchange: Exchange | None = None
+        self._answering: Exchange | RequestResponseCycle | None = None
         self._quiet_since = 0.0
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See ``asyncio.Protocol``: nobody waits for an answer any more."""
+        """See ``asyncio.Protocol``: nobody waits for an answer any more.
+
+        uvicorn tells only the newest request of it, which may be one that was sent ahead.
+        """
         super().connection_lost(exc)
-        if self._exchange is not None:
-            self._exchange.disconnected = True
-            self._steps.sessions.leave(self._exchange)
-        if self.timeout_keep_alive_task is not None:
-            self.timeout_keep_alive_task.cancel()
+        answering, self._answering = self._answering, None
+        if isinstance(answering, Exchange):
+            answering.leave()
+        elif answering is not None:
+            answering.disconnected = True
+            answering.message_event.set()
+        self._stop_timer()
+
+    def handle_websocket_upgrade(self) -> None:
+        """The connection is somebody else's from here on."""
+        self._stop_timer()
+        super().handle_websocket_upgrade()
+
+    def send_400_response(self, msg: str) -> None:
+        """What came cannot be read. The answer to what came before goes first, and is the last."""
+        if self._answering is None or self._answering.more_body:
+            super().send_400_response(msg)
+        else:
+            self._answering.keep_alive = False
 
     # ---- the parser's callbacks
 
@@ -53,31 +72,31 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Decide which way the request goes."""
-        if self._is_short():
-            id = self.url[len(StepsEndpoint.before) : -len(StepsEndpoint.after)].decode("ascii")
-            self._reading = self._exchange = Exchange(self, id, keep_alive=self.parser.should_keep_alive())
-            self.cycle = cast(Any, self._exchange)  # so that uvicorn sees that the connection is busy
+        steps = _STEPS.fullmatch(self.url)
+        if steps is not None and self._is_short():
+            exchange = Exchange(self, steps[1].decode(), keep_alive=self.parser.should_keep_alive())
+            self._reading = self._answering = exchange
+            self.cycle = cast(Any, exchange)  # so that uvicorn sees that the connection is busy
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)
+        self.scope["extensions"] = {HANG_UP: {"now": self.transport.abort}}
         super().on_headers_complete()
 
     def _is_short(self) -> bool:
-        url = self.url
         return (
-            url.startswith(StepsEndpoint.before)
-            and url.endswith(StepsEndpoint.after)
-            and url.count(b"/") == StepsEndpoint.slashes
-            and b"%" not in url
-            and url.isascii()
-            and self.parser.get_method() == b"POST"
+            self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
             and (self.cycle is None or self.cycle.response_complete)
             and not (self.expect_100_continue or self.flow.write_paused or self.parser.should_upgrade())
             and 0 <= self._length() <= min(_MOST_BYTES, self._steps.max_body_bytes)
         )
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ANN401 - uvicorn's own
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _length(self) -> int:
         """What the request says of its body; -1 where it says nothing, as a chunked one."""
@@ -105,7 +124,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The connection is free for the next request."""
-        self._exchange = None
+        self._answering = None
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -119,6 +138,11 @@ class Connection(HttpToolsProtocol):
 
     def _unset_keepalive_if_required(self) -> None:
         """Leave the timer alone: to stop and start one costs as much as a tenth of a step, for each request."""
+
+    def _stop_timer(self) -> None:
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
 
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection on which nothing has come for long; look again later where something has."""
@@ -141,6 +165,7 @@ class Exchange(StepsReply):
 
     __slots__ = ("_connection", "_started", "body", "disconnected", "id", "keep_alive", "response_complete")
     message_event = asyncio.Event()  # uvicorn sets a cycle's when the client goes; nobody waits for this one
+    more_body = False  # of a body that says how long it is, no part can be malformed
 
     def __init__(self, connection: Connection, id: str, *, keep_alive: bool) -> None:
         super().__init__(connection._steps)
@@ -155,6 +180,12 @@ class Exchange(StepsReply):
     def done(self) -> bool:
         """See ``work.Reply``."""
         return self.response_complete or self.disconnected
+
+    def leave(self) -> None:
+        """The client has gone."""
+        self.disconnected = True
+        self._steps.sessions.leave(self)
+        self._steps.counts.answered(0, perf_counter() - self._started)
 
     def lose(self) -> None:
         """See ``StepsReply``."""

@@ -144,7 +144,6 @@ class StepsEndpoint:
     """Decode, advance, encode."""
 
     path = f"{_BEFORE}{{id}}{_AFTER}"
-    before, after, slashes = _BEFORE.encode(), _AFTER.encode(), path.count("/")
 
     def __init__(self, sessions: Stepping, counts: Counts, max_body_bytes: int, max_steps: int) -> None:
         self.sessions = sessions

@@ -29,19 +29,27 @@ _decoder = msgspec.msgpack.Decoder(list[FromFront])
 class Hub(Wire[FromFront]):
     """The connection of one front end. Mutable state: ``_waiting``, its requests without an answer yet."""
 
-    def __init__(self, steps: StepsEndpoint) -> None:
+    def __init__(self, steps: StepsEndpoint, hubs: "set[Hub]") -> None:
+        """``hubs``: those that are connected."""
         super().__init__(_decoder)
+        self._hubs = hubs
         self._sessions = cast(Sessions, steps.sessions)  # this process has them
         self.steps = steps
         self._waiting: dict[int, JsonReply | RawReply] = {}
         self._told: set[str] = set()  # fingerprints whose signature this front end has
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See ``asyncio.Protocol``."""
+        super().connection_made(transport)
+        self._hubs.add(self)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The front end has gone, and with it everybody who waited there: what does not run yet is dropped."""
-        for reply in self._waiting.values():
-            reply.gone = True
-        self._waiting.clear()
+        super().connection_lost(exc)
+        self._hubs.discard(self)
+        while self._waiting:
+            self._leave(next(iter(self._waiting)))
 
     def heard(self, message: FromFront) -> None:
         """See ``Wire``."""
@@ -50,11 +58,15 @@ class Hub(Wire[FromFront]):
         elif isinstance(message, Find):
             self._start(self._find(message))
         elif isinstance(message, Left):
-            if (reply := self._waiting.pop(message.ref, None)) is not None:
-                reply.gone = True
+            self._leave(message.ref)
         else:
             self.steps.counts.refused(message.reason, message.status)
             self.steps.counts.answered(message.status, 0.0)
+
+    def _leave(self, ref: int) -> None:
+        if (reply := self._waiting.pop(ref, None)) is not None:
+            reply.gone = True
+            reply.count(0)
 
     def _step(self, step: Step) -> None:
         reply = self._waiting[step.ref] = (RawReply if step.raw else JsonReply)(self, step.ref)
@@ -91,7 +103,7 @@ class Hub(Wire[FromFront]):
 
     def answered(self, ref: int, message: object) -> None:
         """Send what a request came to."""
-        self._waiting.pop(ref, None)
+        del self._waiting[ref]
         self.say(message)
 
 
@@ -117,6 +129,10 @@ class JsonReply(StepsReply):
         """See ``StepsReply``."""
         self.gone = True
         self._hub.answered(self._ref, Answered(self._ref, status, body, None if headers is JSON_HEADERS else headers))
+        self.count(status)
+
+    def count(self, status: int) -> None:
+        """Count the request; status 0: nobody was left to be answered."""
         self._steps.counts.answered(status, perf_counter() - self._started)
 
 
@@ -144,6 +160,9 @@ class RawReply:
         """See ``work.Reply``."""
         self.gone = True
         self._hub.answered(self._ref, failed(self._ref, error))
+
+    def count(self, status: int) -> None:
+        """It is no HTTP request: who speaks of it counts it."""
 
 
 def failed(ref: int, error: BaseException) -> Failed:

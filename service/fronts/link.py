@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,7 @@ from service.api.asgi import JSON_HEADERS
 from service.api.steps import StepsReply
 from service.artifact import Signature, parse_signature
 from service.errors import EngineUnavailable, ServiceError
-from service.fronts.messages import Answered, Failed, Find, FromEngine, Left, Refused, Step, Told, Wire
+from service.fronts.messages import Answered, Failed, Find, Found, FromEngine, Left, Refused, Step, Told, Wire
 from service.sessions.requests import Advance
 from service.state import decode_answers
 from service.work import Reply, resolve
@@ -49,13 +50,14 @@ class Link(Wire[FromEngine]):
         super().__init__(_decoder)
         self._models = models
         self.waiting: dict[int, Reply] = {}
-        self.lost = asyncio.Event()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """What became of the requests that were sent nobody here can know."""
+        super().connection_lost(exc)
         replies, self.waiting = self.waiting, {}
-        self.lost.set()
         for reply in replies.values():
+            if reply.done():
+                continue
             if isinstance(reply, StepsReply):
                 reply.lose()
             else:
@@ -63,6 +65,9 @@ class Link(Wire[FromEngine]):
 
     def heard(self, message: FromEngine) -> None:
         """See ``Wire``."""
+        if isinstance(message, Found) and message.signature is not None:  # told once, whoever still waits for it
+            model = RemoteModel(message.fingerprint, parse_signature(message.signature))
+            self._models[message.fingerprint] = model
         reply = self.waiting.pop(message.ref, None)
         if reply is None or reply.done():
             return
@@ -73,9 +78,6 @@ class Link(Wire[FromEngine]):
         elif isinstance(message, Failed):
             reply.set_exception(_error(message))
         else:
-            if message.signature is not None:
-                model = RemoteModel(message.fingerprint, parse_signature(message.signature))
-                self._models[message.fingerprint] = model
             reply.set_result(self._models[message.fingerprint])
 
 
@@ -93,19 +95,22 @@ class RemoteSessions:
         self._models: dict[str, RemoteModel] = {}
         self._last = 0
 
+    async def connect(self) -> None:
+        """Try to reach the engine, once."""
+        connecting = asyncio.get_running_loop().create_unix_connection(lambda: Link(self._models), str(self._path))
+        with suppress(OSError):
+            _, self._link = await connecting
+
     async def keep_connected(self) -> None:
-        """Connect to the engine, and again whenever it has gone, for ever."""
-        loop = asyncio.get_running_loop()
+        """Reach the engine, again whenever it has gone, for ever."""
         while True:
-            try:
-                _, link = await loop.create_unix_connection(lambda: Link(self._models), str(self._path))
-            except OSError:
+            if self._link is None:
                 await asyncio.sleep(_AGAIN_S)
-                continue
-            self._link = link
-            await link.lost.wait()
-            self._link = None
-            log.warning("the engine's process has gone")
+                await self.connect()
+            else:
+                await self._link.lost.wait()
+                self._link = None
+                log.warning("the engine's process has gone")
 
     def at_hand(self, id: str, owner: str) -> RemoteSession | None:
         """A session whose model is known."""

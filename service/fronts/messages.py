@@ -100,10 +100,22 @@ class Wire(asyncio.Protocol, Generic[M]):
         self._unsent: list[object] = []
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
+        self.lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See ``asyncio.Protocol``."""
         self.transport = transport  # type: ignore[assignment]  # a stream's transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See ``asyncio.Protocol``."""
+        self.lost.set()
+
+    async def close(self) -> None:
+        """Send what has gathered, and hang up."""
+        self.flush()
+        if self.transport is not None:
+            self.transport.close()
+            await self.lost.wait()
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``."""

@@ -5,16 +5,17 @@ loses nothing: what is acknowledged is committed, and a client whose connection 
 """
 
 import asyncio
+import json
 import logging
 import os
 import signal
 import socket
 import sys
 import tempfile
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
-from service.fronts.paths import READY
-from service.server import listen
+from service.fronts.child import READY
+from service.server import bind, url
 from service.settings import PREFIX, Settings
 
 log = logging.getLogger(__name__)
@@ -25,96 +26,143 @@ _GRACE_S = 5.0  # beyond drain_s, before a process that does not end is killed
 
 
 def supervise(settings: Settings) -> None:
-    """Serve with ``http_workers`` front ends until SIGTERM or SIGINT."""
-    listen(settings.host, settings.port).close()  # refuses an address that somebody else has
-    with tempfile.TemporaryDirectory(prefix="lstm-serve-") as folder, _reserved(settings) as reserved:
-        asyncio.run(Supervisor(settings, Path(folder), reserved).run())
+    """Serve with ``http_workers`` front ends until SIGTERM or SIGINT.
+
+    Raises:
+        SettingsError: the address cannot be had.
+        SystemExit: a process refused to start, and has said why.
+    """
+    bind(settings.host, settings.port).close()  # refuses an address that somebody else listens on
+    # Taken but not listened on: the front ends share it, and a port that was picked stays ours.
+    with (
+        tempfile.TemporaryDirectory(prefix="lstm-serve-") as folder,
+        bind(settings.host, settings.port, shared=True) as reserved,
+    ):
+        status = asyncio.run(Supervisor(settings, folder, reserved).run())
+    if status:
+        sys.exit(status)
     log.info("closed")
 
 
-def _reserved(settings: Settings) -> socket.socket:
-    """The address, taken but not listened on: the front ends share it, and a port that was picked stays ours."""
-    reserved = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    reserved.bind((settings.host, settings.port))
-    return reserved
-
-
 class Supervisor:
-    """Mutable state: ``_running``, the processes by name, and ``_stopping``."""
+    """Mutable state: ``_stopping``, and ``_status``, the exit status of a process that refused to start."""
 
-    def __init__(self, settings: Settings, folder: Path, reserved: socket.socket) -> None:
-        self._settings = settings
-        self._folder = str(folder)
-        self._address = reserved.getsockname()[:2]
-        self._running: dict[str, asyncio.subprocess.Process] = {}
+    def __init__(self, settings: Settings, folder: str, reserved: socket.socket) -> None:
+        self._drain_s, self._url = settings.drain_s, url(reserved)
+        environment = _environment(settings, port=reserved.getsockname()[1])
+        names = ["engine", *(f"front-{number}" for number in range(settings.http_workers))]
+        self._engine, *self._fronts = (Kept(name, folder, environment, self._stop) for name in names)
         self._stopping = asyncio.Event()
+        self._status = 0
 
-    async def run(self) -> None:
-        """Start all, keep them running, and end them in order: front ends first, so that nobody is left waiting."""
-        loop = asyncio.get_running_loop()
+    def _stop(self, status: int = 0) -> None:
+        self._status = self._status or status
+        self._stopping.set()
+
+    async def run(self) -> int:
+        """Start all, keep them running, end them; 0, or the exit status of a process that refused to start."""
         for sign in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(sign, self._stopping.set)
-        engine = asyncio.create_task(self._keep("engine", [self._folder], first=await self._first_engine()))
-        port = str(self._address[1])
-        names = [f"front-{number}" for number in range(self._settings.http_workers)]
-        fronts = [asyncio.create_task(self._keep(name, [self._folder, port])) for name in names]
-        log.info("listening on http://%s:%d", *self._address)
+            asyncio.get_running_loop().add_signal_handler(sign, self._stop)
+        starting = asyncio.create_task(self._start())
         await self._stopping.wait()
-        await self._end(names, fronts)
-        await self._end(["engine"], [engine])
+        starting.cancel()
+        await self._end()
+        return self._status
 
-    async def _first_engine(self) -> asyncio.subprocess.Process:
-        """The engine's process, ready; where it refuses to start it has said why, and so ends everything."""
-        process = await self._start("engine", [self._folder])
-        if await _ready(process) or self._stopping.is_set():
-            return process
-        sys.exit(await process.wait() or 1)
+    async def _start(self) -> None:
+        for some in ([self._engine], self._fronts):
+            for kept in some:
+                kept.start()
+            for kept in some:
+                await kept.ready.wait()
+        log.info("listening on %s", self._url)
 
-    async def _keep(self, name: str, arguments: list[str], first: asyncio.subprocess.Process | None = None) -> None:
-        """Have a process of this name run until everything ends."""
+    async def _end(self) -> None:
+        """Front ends first, so that nobody is left waiting; those that do not come to an end are killed."""
+        everybody = [self._engine, *self._fronts]
+        for sign, some, limit_s in (
+            (signal.SIGTERM, self._fronts, self._drain_s),
+            (signal.SIGTERM, everybody, self._drain_s + _GRACE_S),
+            (signal.SIGKILL, everybody, None),
+        ):
+            running = [task for kept in some if (task := kept.end(sign)) is not None]
+            if running:
+                await asyncio.wait(running, timeout=limit_s)
+
+
+class Kept:
+    """A process that is started again whenever it ends, until it is to end.
+
+    Mutable state: ``_process`` (the latest), ``_task`` (who waits for it), ``_ending``.
+    """
+
+    def __init__(self, name: str, folder: str, environment: Mapping[str, str], refused: Callable[[int], None]) -> None:
+        """``refused`` is called with the exit status of a process that was never ready."""
+        self.name = name
+        self.ready = asyncio.Event()  # for the first time
+        self._command = (sys.executable, "-m", f"service.fronts.{name.partition('-')[0]}", folder)
+        self._environment = environment
+        self._refused = refused
+        self._process: asyncio.subprocess.Process | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
+
+    def start(self) -> None:
+        """Have it run."""
+        self._task = asyncio.create_task(self._keep())
+
+    def end(self, sign: signal.Signals) -> "asyncio.Task[None] | None":
+        """Have it end, by this signal; what is done once it has, None where it was never started."""
+        self._ending.set()
+        self._signal(sign)
+        return self._task
+
+    def _signal(self, sign: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(sign)
+
+    async def _keep(self) -> None:
         loop, wait_s = asyncio.get_running_loop(), _FIRST_WAIT_S
-        while not self._stopping.is_set():
-            started, process = loop.time(), first or await self._start(name, arguments)
-            first = None
-            status = await process.wait()
-            if self._stopping.is_set():
+        while not self._ending.is_set():
+            started = loop.time()
+            try:
+                status = await self._run()
+            except OSError as error:  # there may be room for a process again in a while
+                log.error("the process %s cannot be started: %s", self.name, error)
+                status = 1
+            if self._ending.is_set():
                 return
-            log.warning("the process %s ended with status %d and is started again", name, status)
+            if not self.ready.is_set():
+                self._refused(status or 1)
+                return
+            log.warning("the process %s ended with status %d and is started again", self.name, status)
             wait_s = _FIRST_WAIT_S if loop.time() - started > _SETTLED_S else min(2 * wait_s, _LONGEST_WAIT_S)
-            await asyncio.sleep(wait_s)
+            await asyncio.wait([ending := asyncio.create_task(self._ending.wait())], timeout=wait_s)
+            ending.cancel()
 
-    async def _start(self, name: str, arguments: list[str]) -> asyncio.subprocess.Process:
-        """Standard input stays open as long as this process lives, and so tells the child when it has gone."""
-        kind = name.partition("-")[0]
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", f"service.fronts.{kind}", *arguments),
-            env=_environment(self._settings),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE if kind == "engine" else None,
-            start_new_session=True,  # Ctrl-C in a terminal comes here only, and from here in order
+    async def _run(self) -> int:
+        """Run it once; the exit status.
+
+        Its standard input stays open as long as this process lives, and so tells it when that has gone.
+        """
+        pipe = asyncio.subprocess.PIPE
+        self._process = process = await asyncio.create_subprocess_exec(
+            *self._command,
+            env=self._environment,
+            stdin=pipe,
+            stdout=pipe,
+            start_new_session=True,  # Ctrl-C in a terminal comes to this process only, which ends all in order
         )
-        self._running[name] = process
-        return process
-
-    async def _end(self, names: list[str], tasks: "list[asyncio.Task[None]]") -> None:
-        """Have processes finish what they accepted; kill those that do not come to an end."""
-        for sign, limit_s in ((signal.SIGTERM, self._settings.drain_s + _GRACE_S), (signal.SIGKILL, None)):
-            for name in names:
-                if self._running[name].returncode is None:
-                    self._running[name].send_signal(sign)
-            _, pending = await asyncio.wait(tasks, timeout=limit_s)
-            if not pending:
-                return
+        if self._ending.is_set():  # it was told while there was nobody to tell
+            self._signal(signal.SIGTERM)
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        if await process.stdout.readline() == READY:
+            self.ready.set()
+        return await process.wait()
 
 
-async def _ready(process: asyncio.subprocess.Process) -> bool:
-    assert process.stdout is not None  # noqa: S101 - the engine's is a pipe
-    return await process.stdout.readline() == READY
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    """The settings as a child reads them: secrets do not belong on a command line."""
-    chosen = settings.model_dump(mode="json")
-    return os.environ | {PREFIX + name.upper(): str(value) for name, value in chosen.items()}
+def _environment(settings: Settings, **others: object) -> dict[str, str]:
+    """The settings as a child reads them: they may hold secrets, which do not belong on a command line."""
+    chosen = settings.model_dump(mode="json", exclude_none=True) | others
+    told = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
+    return os.environ | {PREFIX + name.upper(): value for name, value in told.items()}
