@@ -17,6 +17,8 @@ from service.api.asgi import HANG_UP, JSON_HEADERS
 from service.api.problems import Headers
 from service.api.steps import StepsEndpoint, StepsReply
 
+_END_OF_HEAD = b"\r\n\r\n"
+_MOST_HEADS = 16  # that a connection remembers: they differ in the length of the body only
 _MOST_BYTES = 65_536  # of a body that goes the short way; larger ones are not what it was made for
 _STEPS = re.compile(rb"/v1/sessions/([\w-]+)/steps")
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "
@@ -26,15 +28,45 @@ class Connection(HttpToolsProtocol):
     """One client's connection.
 
     Mutable state beside uvicorn's own: ``_reading`` (the exchange whose request is being read), ``_answering`` (the
-    exchange, or uvicorn's cycle, whose answer comes next), ``_quiet_since`` (loop time since which there was none).
+    exchange, or uvicorn's cycle, whose answer comes next), ``_quiet_since`` (loop time since which there was none),
+    ``_between`` (whether the parser waits for a request), ``_heads`` (those of short requests that were parsed, each
+    with its session and the length of its body).
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - uvicorn's own
         super().__init__(*arguments, **options)
         self._steps = cast(StepsEndpoint, getattr(self.app, "steps"))  # noqa: B009 - the app is our Edge
         self._reading: Exchange | None = None
+        self._parsed: Exchange | None = None
         self._answering: Exchange | RequestResponseCycle | None = None
         self._quiet_since = 0.0
+        self._between = True
+        self._heads: dict[bytes, tuple[str, int]] = {}
+
+    def data_received(self, data: bytes) -> None:
+        """See ``asyncio.Protocol``. A head that was parsed before means the same again: clients repeat theirs to the
+        byte, and to parse one costs as much as to validate a step."""
+        end = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)
+        between, head = self._between, data[:end]
+        if between and head in self._heads and self._is_free():
+            id, length = self._heads[head]
+            if len(data) - end == length:
+                exchange = self._begin(id, keep_alive=True)
+                self._steps.begin(id, data[end:], exchange)
+                return
+        self._parsed = None
+        super().data_received(data)
+        parsed = self._parsed
+        if (
+            between
+            and self._between
+            and parsed is not None
+            and parsed.keep_alive
+            and len(data) - end == len(parsed.body)
+        ):
+            if len(self._heads) >= _MOST_HEADS:
+                self._heads.clear()
+            self._heads[head] = parsed.id, len(parsed.body)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See ``asyncio.Protocol``: nobody waits for an answer any more.
@@ -66,6 +98,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins. What uvicorn prepares for it is made once it is known to go its way."""
+        self._between = False
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -74,9 +107,7 @@ class Connection(HttpToolsProtocol):
         """Decide which way the request goes."""
         steps = _STEPS.fullmatch(self.url)
         if steps is not None and self._is_short():
-            exchange = Exchange(self, steps[1].decode(), keep_alive=self.parser.should_keep_alive())
-            self._reading = self._answering = exchange
-            self.cycle = cast(Any, exchange)  # so that uvicorn sees that the connection is busy
+            self._reading = self._parsed = self._begin(steps[1].decode(), keep_alive=self.parser.should_keep_alive())
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
@@ -85,12 +116,21 @@ class Connection(HttpToolsProtocol):
         self.scope["extensions"] = {HANG_UP: {"now": self.transport.abort}}
         super().on_headers_complete()
 
+    def _begin(self, id: str, *, keep_alive: bool) -> "Exchange":
+        self._answering = exchange = Exchange(self, id, keep_alive=keep_alive)
+        self.cycle = cast(Any, exchange)  # so that uvicorn sees that the connection is busy
+        return exchange
+
+    def _is_free(self) -> bool:
+        """Whether nothing is on its way, and what was answered is being read."""
+        return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
+
     def _is_short(self) -> bool:
         return (
             self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
-            and (self.cycle is None or self.cycle.response_complete)
-            and not (self.expect_100_continue or self.flow.write_paused or self.parser.should_upgrade())
+            and self._is_free()
+            and not (self.expect_100_continue or self.parser.should_upgrade())
             and 0 <= self._length() <= min(_MOST_BYTES, self._steps.max_body_bytes)
         )
 
@@ -114,6 +154,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is there."""
+        self._between = True
         exchange, self._reading = self._reading, None
         if exchange is None:
             super().on_message_complete()
