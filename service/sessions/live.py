@@ -71,8 +71,7 @@ class Live:
 
     def takes(self, request: Advance) -> bool:
         """Whether one tick can take the request's chunk."""
-        trace, steps = self.record.trace, self.model.segment_steps
-        return request.steps <= (segment_steps(trace, steps) if trace else steps)
+        return request.steps <= segment_steps(self.record.trace, self.model.segment_steps)
 
     @property
     def busy(self) -> bool:
