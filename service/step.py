@@ -178,9 +178,10 @@ class Stepper:
 
 def _last(output: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
     """Of an output [rows, longest, *step] the last step of each row."""
-    if output.shape[1] == 1:
-        return output[:, 0]
-    return output[np.arange(len(lengths)), np.array(lengths) - 1]
+    last: np.ndarray = output[:, 0]
+    if output.shape[1] > 1:
+        last = output[np.arange(len(lengths)), np.array(lengths) - 1]
+    return last
 
 
 def _shares(parts: Sequence[Part], outputs: Tensors) -> tuple[Tensors, ...]:
