@@ -16,6 +16,7 @@ import numpy as np
 from service.artifact import Signature
 from service.engine import ort
 from service.engine.onnx_file import opset
+from service.engine.probe import random_chunk
 from service.engine.providers import CUDA, open_session
 from service.engine.residence import FROM, MIN_OPSET, PREFIX, TO, banks_of, resident
 from service.engine.runtime import Chunk, Engine, Run
@@ -43,7 +44,7 @@ class Opened:
     def of(cls, content: bytes, signature: Signature, settings: Settings) -> Self:
         """Both, of an artifact's bytes."""
         banks = banks_of(signature)
-        putting = tuple(open_session(bank.putting(), settings) for bank in banks)
+        putting = tuple(open_session(bank.putting(), settings, _RECORD) for bank in banks)
         return cls(open_session(resident(content, banks), settings, _RECORD), putting)
 
 
@@ -161,21 +162,43 @@ def on_device(engine: Engine, settings: Settings) -> Engine:
     if hashlib.sha256(content).hexdigest() != engine.fingerprint:
         raise ArtifactError(f"{engine.path} was replaced while it was loaded")
     slots = slots_for(engine, settings)
-    reason = f"its operators are of version {opset(content)}, not {MIN_OPSET}" if opset(content) < MIN_OPSET else None
+    try:
+        made = _made(engine, content, settings, slots)
+    except ort.ERRORS as error:
+        log.warning("%s: rows do not stay on the GPU: %s", engine.path, ort.first_line(error))
+        return engine
+    log.info("%s: up to %d rows stay on the GPU", engine.path, slots)
+    return made
+
+
+class _Unfit(RuntimeError):
+    """Why rows of a model do not stay."""
+
+
+def _made(engine: Engine, content: bytes, settings: Settings, slots: int) -> ResidentEngine:
+    if opset(content) < MIN_OPSET:
+        raise _Unfit(f"its operators are of version {opset(content)}, not {MIN_OPSET}")
     if slots < 2:
-        reason = f"a row of {engine.layout.row_bytes} bytes is too large for resident_mb={settings.resident_mb}"
-    if reason is None:
-        try:
-            opened = Opened.of(content, engine.signature, settings)
-            strays = _on_cpu(opened.session)
-            if not strays:
-                log.info("%s: %d rows stay on the GPU", engine.path, slots)
-                return ResidentEngine(opened, engine, slots)
-            reason = f"ONNX Runtime runs {', '.join(strays)} on the CPU"
-        except ort.ERRORS as error:
-            reason = ort.first_line(error)
-    log.warning("%s: rows do not stay on the GPU: %s", engine.path, reason)
-    return engine
+        raise _Unfit(f"a row of {engine.layout.row_bytes} bytes is too large for resident_mb={settings.resident_mb}")
+    opened = Opened.of(content, engine.signature, settings)
+    strays = sorted(set().union(*map(_on_cpu, (opened.session, *opened.putting))))
+    if strays:
+        raise _Unfit(f"ONNX Runtime runs {', '.join(strays)} on the CPU")
+    made = ResidentEngine(opened, engine, slots)
+    if not _faithful(made, min(slots - 1, 5)):
+        raise _Unfit("rows that stayed there came to something else than rows that were put there")
+    return made
+
+
+def _faithful(engine: ResidentEngine, rows: int) -> bool:
+    """Whether rows that stay, and rows that are put there, come to what rows that come and go with each call come to,
+    to the last bit: by running, not by faith."""
+    random = np.random.default_rng(0)
+    chunks = [random_chunk(engine.signature, 1, random) for _ in range(rows)]
+    before = engine.run([engine.initial_row] * rows, chunks).rows
+    stayed = engine.run(before, chunks).rows
+    copies = [bytes(bytearray(row)) for row in before]
+    return engine.run(copies, chunks).rows == stayed == Engine.begin(engine, copies, chunks)().rows
 
 
 def slots_for(engine: Engine, settings: Settings) -> int:
@@ -185,10 +208,10 @@ def slots_for(engine: Engine, settings: Settings) -> int:
     return min(useful, settings.resident_mb * _MIB // engine.layout.row_bytes, _MAX_NUMBERS // widest) - 1
 
 
-def _on_cpu(session: ort.InferenceSession) -> list[str]:
+def _on_cpu(session: ort.InferenceSession) -> set[str]:
     """Operators of ours that were put on the CPU: whole arenas would go back and forth."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
-        return []  # too old to tell
+        return set()  # too old to tell
     parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name != CUDA]
     ours = {n.op_type for part in parts for n in part.get_nodes() if n.name.startswith(PREFIX)}
-    return sorted(ours & _MOVING)
+    return ours & _MOVING

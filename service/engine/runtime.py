@@ -139,8 +139,9 @@ class Engine:
     def _finite(self, fetched: Tensors, outputs: Tensors, lengths: Sequence[int]) -> list[bool]:
         """For each row, whether what it answers and what it would keep are numbers."""
         count = len(lengths)
-        if all(map(_is_finite, fetched.values())):
-            return [True] * count  # the ordinary case, decided at once
+        with np.errstate(over="ignore", invalid="ignore"):
+            if all(map(_surely_finite, fetched.values())):
+                return [True] * count  # the ordinary case, decided at once
         good = np.ones(count, bool)
         for state in self.signature.states:
             tensor, axis = fetched[state.output], state.batch_axis
@@ -151,15 +152,14 @@ class Engine:
         return good.tolist()
 
 
-def _is_finite(tensor: np.ndarray) -> bool:
-    """Whether a tensor is surely free of NaN and infinity: they stay in a sum, but so may be what is too large for one.
+def _surely_finite(tensor: np.ndarray) -> bool:
+    """Whether a tensor is free of NaN and infinity, told by its sum, which they stay in, but which may also overflow.
 
-    A sum of float16 is soon too large, and slow: there, all bits of the exponent are set in NaN and infinity only.
+    A sum of float16 soon does, and is slow. There, NaN and infinity are what has all bits of the exponent set.
     """
     if tensor.dtype == np.float16:
         return not (tensor.view(np.uint16) & _HALF_EXPONENT == _HALF_EXPONENT).any()
-    with np.errstate(over="ignore", invalid="ignore"):
-        return math.isfinite(tensor.sum())
+    return math.isfinite(tensor.sum())
 
 
 def _stacked(runs: Sequence[Run]) -> Run:
