@@ -7,7 +7,7 @@ tested: there it brings nothing, since rows lie in the same memory anyway.
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -18,7 +18,7 @@ from service.engine import ort
 from service.engine.onnx_file import opset
 from service.engine.probe import random_chunk
 from service.engine.providers import CUDA, open_session
-from service.engine.residence import FROM, MIN_OPSET, PREFIX, TO, banks_of, resident
+from service.engine.residence import FROM, MIN_OPSET, PREFIX, TO, banks_of, putting, resident
 from service.engine.runtime import Chunk, Engine, Run
 from service.engine.slots import Seat, Slots
 from service.errors import ArtifactError
@@ -35,17 +35,17 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a resident engine runs: the model with its arenas, and for each bank what puts rows there."""
+    """What a resident engine runs: the model with its arenas, and what puts rows there."""
 
     session: ort.InferenceSession
-    putting: tuple[ort.InferenceSession, ...]
+    putting: ort.InferenceSession
 
     @classmethod
     def of(cls, content: bytes, signature: Signature, settings: Settings) -> Self:
         """Both, of an artifact's bytes."""
         banks = banks_of(signature)
-        putting = tuple(open_session(bank.putting(), settings, _RECORD) for bank in banks)
-        return cls(open_session(resident(content, banks), settings, _RECORD), putting)
+        model, putter = resident(content, banks), putting(banks)
+        return cls(open_session(model, settings, _RECORD), open_session(putter, settings, _RECORD))
 
 
 class ResidentEngine(Engine):
@@ -101,7 +101,7 @@ class ResidentEngine(Engine):
         sent = self._sent([*chunks, *[chunks[-1]] * fill], lengths + lengths[-1:] * fill)
         sources = [seat.source for seat in seats] + [seats[-1].source] * fill
         targets = [seat.target for seat in seats] + [self._scratch] * fill
-        binding = self._bound(self._session, sent | _between(sources, targets), range(len(self._banks)))
+        binding = self._bound(self._session, sent | _between(sources, targets))
         for name in self._leaving:
             binding.bind_output(name, *self._device)
         self._session.run_with_iobinding(binding)
@@ -109,21 +109,21 @@ class ResidentEngine(Engine):
         return binding, lengths, fill
 
     def _put(self, rows: Sequence[bytes], targets: Sequence[int]) -> None:
-        """Put rows into slots: one copy for each bank."""
+        """Put rows into slots, in one copy (of each type)."""
         self.uploaded += len(rows)
-        for i, (bank, session) in enumerate(zip(self._banks, self._putting, strict=True)):
-            feed = {TO: np.array(targets)[:, None], bank.named("rows"): bank.packed(self.layout, rows)}
-            session.run_with_iobinding(self._bound(session, feed, [i]))
+        feed = {bank.named("rows"): bank.packed(self.layout, rows) for bank in self._banks}
+        feed[TO] = np.array(targets)[:, None]
+        self._putting.run_with_iobinding(self._bound(self._putting, feed))
 
-    def _bound(self, session: ort.InferenceSession, feed: Tensors, banks: Iterable[int]) -> ort.IOBinding:
+    def _bound(self, session: ort.InferenceSession, feed: Tensors) -> ort.IOBinding:
         """A call with inputs from the host, and with arenas that are changed in place: they are what goes in and what
         comes out, and ONNX Runtime's scatter copies nothing where both are one."""
         binding = session.io_binding()
         for name, array in feed.items():
             binding.bind_cpu_input(name, array if array.flags.c_contiguous else np.ascontiguousarray(array))
-        for i in banks:
-            binding.bind_ortvalue_input(self._banks[i].named("arena"), self._arenas[i])
-            binding.bind_ortvalue_output(self._banks[i].named("kept"), self._arenas[i])
+        for bank, arena in zip(self._banks, self._arenas, strict=True):
+            binding.bind_ortvalue_input(bank.named("arena"), arena)
+            binding.bind_ortvalue_output(bank.named("kept"), arena)
         binding.synchronize_inputs()
         return binding
 
@@ -181,7 +181,7 @@ def _made(engine: Engine, content: bytes, settings: Settings, slots: int) -> Res
     if slots < 2:
         raise _Unfit(f"a row of {engine.layout.row_bytes} bytes is too large for resident_mb={settings.resident_mb}")
     opened = Opened.of(content, engine.signature, settings)
-    strays = sorted(set().union(*map(_on_cpu, (opened.session, *opened.putting))))
+    strays = sorted(_on_cpu(opened.session) | _on_cpu(opened.putting))
     if strays:
         raise _Unfit(f"ONNX Runtime runs {', '.join(strays)} on the CPU")
     made = ResidentEngine(opened, engine, slots)
