@@ -86,7 +86,7 @@ class ResidentEngine(Engine):
 
         def finish() -> Run:
             try:
-                done = self._came_to(self._brought(ran), lengths, fill)
+                done = self._finished(ran, lengths, fill)
             except BaseException:
                 self._slots.give_up(seats)
                 raise
@@ -127,13 +127,16 @@ class ResidentEngine(Engine):
         binding.synchronize_inputs()
         return binding
 
-    def _brought(self, ran: ort.IOBinding) -> dict[str, np.ndarray]:
-        """The tensors that a run came to, on the host: one copy of all rows (of a type), and one of each output."""
+    def _finished(self, ran: ort.IOBinding, lengths: Sequence[int], fill: int) -> Run:
+        """What a run came to, on the host: one copy of all rows (of a type), and one of each output."""
         left = ran.get_outputs()[len(self._banks) :]  # the arenas stay
         host = {name: value.numpy() for name, value in zip(self._leaving, left, strict=True)}
-        for bank in self._banks:
-            host.update(bank.unpacked(host.pop(bank.named("rows"))))
-        return host
+        packed = [host.pop(bank.named("rows")) for bank in self._banks]
+        for bank, numbers in zip(self._banks, packed, strict=True):
+            host.update(bank.unpacked(numbers))
+        # States of one type lie in their bank as they do in a row.
+        rows = [row.tobytes() for row in packed[0][: len(lengths)]] if len(packed) == 1 else None
+        return self._came_to(host, lengths, fill, rows)
 
     def _states(self, rows: Sequence[bytes]) -> dict[str, np.ndarray]:
         """See ``Engine``: the rows themselves are the arenas of such a call."""
