@@ -37,6 +37,11 @@ _CHECKPOINT_BYTES = 4 * 2**20
 _CHECKPOINT_PAGES = 16_384  # SQLite's own checkpoint, inside a commit: only where housekeeping cannot keep up
 
 
+# sqlite3 asks for adapters of every parameter of another type than its own few, bytes among them: that lookup costs
+# more than the copy that a bytearray is.
+_blob = bytearray
+
+
 class _SomeMoved(Exception):
     """A session of the batch was moved by another process: the batch is rolled back."""
 
@@ -139,9 +144,11 @@ class SqliteStore(Store):
 
     def _check_files(self) -> None:
         """StoreUnavailable when what is written would go into files that nobody can open any more."""
-        with suppress(FileNotFoundError):
+        try:
             if _files(self._paths) == self._files:
                 return
+        except FileNotFoundError:
+            pass
         log.error("the database file %s was removed or replaced while it was open", self._path)
         raise StoreUnavailable("the database file was removed or replaced while it was open")
 
@@ -211,15 +218,15 @@ def _creation(r: Record) -> tuple[object, ...]:
     # Every session looks due only after its ttl, so a burst of new ones costs the sweeper nothing before.
     return (
         *(i.id, i.owner, i.model, i.version, i.fingerprint, i.ttl_s, i.created_at, i.gates, r.expires_at),
-        *(r.position, r.revision, r.expires_at, check, r.output, answers, r.row, r.trace),
+        *(r.position, r.revision, r.expires_at, check, *map(_blob, (r.output, answers, r.row, r.trace))),
     )
 
 
 def _update(r: Record) -> tuple[object, ...]:
     answers = encode_answers(r.answers)
     check = checksum(r.position, r.revision, r.row, r.output, answers, r.trace)
-    counts, told = (r.position, r.revision, r.expires_at, check), (r.output, answers, r.row, r.trace)
-    return *counts, *told, r.identity.id, r.revision - 1
+    told = _blob(r.output), _blob(answers), _blob(r.row), _blob(r.trace)
+    return r.position, r.revision, r.expires_at, check, *told, r.identity.id, r.revision - 1
 
 
 def _decoded(row: tuple[Any, ...]) -> Record | UndecodableState:
