@@ -8,9 +8,10 @@ nor commits for a checkpoint.
 import logging
 import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ _COMMIT = (
     "WHERE id=? AND revision=?"
 )
 _BUSY_TIMEOUT_S = 2.0
+_CACHE_KIB = 16_384  # of the connection that writes: pages that a tick finds no room for are written twice
 _CHECKPOINT_BYTES = 4 * 2**20
 _CHECKPOINT_PAGES = 16_384  # SQLite's own checkpoint, inside a commit: only where housekeeping cannot keep up
 
@@ -56,6 +58,7 @@ class SqliteStore(Store):
             _check_foreign(path)
             self._writer = _connect(path, fsync=fsync)
             migrate(self._writer)
+            self._writer.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             self._reader = _connect(path, fsync=fsync)
             self._keeper = _connect(path, fsync=fsync)
             self._paths = str(path), str(_log_of(path))  # as they are asked for at every commit
@@ -237,6 +240,8 @@ def _decoded(row: tuple[Any, ...]) -> Record | UndecodableState:
         kept = decode_answers(answers)
     except UndecodableState as error:
         return UndecodableState(error.detail, identity[1])
+    # Thousands may be live that have owner, model, version and fingerprint in common.
+    identity[1:5] = map(sys.intern, identity[1:5])
     return Record(Identity(*identity), position, revision, state, output, kept, expires_at, trace)
 
 
