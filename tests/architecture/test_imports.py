@@ -222,7 +222,15 @@ def test_export_sees_the_contract_and_the_engine_only() -> None:
     assert [str(i) for i in imports("export") if i.module.split(".")[0] in ("tests", "bench", "lstm_serve")] == []
 
 
-MEASURING = ("cells.py", "cell_ratio.py", "commits.py", "filling.py", "growth.py", "yardstick.py")  # scripts that look inside
+MEASURING = (
+    "cells.py",
+    "cell_ratio.py",
+    "commits.py",
+    "filling.py",
+    "growth.py",
+    "weighing.py",
+    "yardstick.py",
+)  # scripts that look inside
 
 
 def test_the_load_generator_knows_the_server_from_outside_only() -> None:
