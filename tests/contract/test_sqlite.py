@@ -106,16 +106,6 @@ def test_two_processes_share_a_file(store: SqliteStore, path: Path) -> None:
     other.close()
 
 
-def test_loaded_sessions_have_their_names_in_common(store: SqliteStore) -> None:
-    """What many live sessions share is in memory once."""
-    store.create([record("a"), record("b")])
-    first, second = store.load(["a", "b"]).values()
-    assert isinstance(first, Record)
-    assert isinstance(second, Record)
-    assert first.identity.fingerprint is second.identity.fingerprint
-    assert first.identity.model is second.identity.model
-
-
 # ---- damage
 
 
