@@ -1,13 +1,13 @@
 """Does it matter how many sessions rest in the store? The server with stores of several sizes, side by side.
 
-    python -m bench.growth [--sizes 1000,100000,1000000] [--active 64] [--rounds 5] [--seconds 5] [--live 30000]
+    python -m bench.growth [--sizes 1000,100000,1000000] [--active 64] [--rounds 9] [--seconds 3] [--live 30000]
                            [--starts 5] [--out report.json]
 
 A language model with a 2x128 LSTM, SQLite commits, stores in a folder of the temporary directory (4.3 kB a session; a
 million takes about a minute to make). Three parts:
 
 - start: from the start of the process to its first answered step, with an empty store and with the largest, in turn;
-- steps: each round drives every server in turn, with sessions chosen anew among all; medians of the rounds are told;
+- steps: each round drives every server in turn, forth and back, with sessions chosen anew; medians are told;
 - memory: growth of the largest store's server per session that becomes live, and per session that rests.
 """
 
@@ -204,8 +204,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         stocks = [Stock(folder, size, made) for size in sizes]
         report: dict[str, Any] = {"start": starts(models, Stock(folder, 0, made), stocks[-1], options.starts)}
         servers = [stack.enter_context(serving(models, stock.store)) for stock in stocks]
-        for _ in range(options.rounds):
-            for stock, server in zip(stocks, servers, strict=True):
+        for i in range(options.rounds):
+            for stock, server in list(zip(stocks, servers, strict=True))[:: -1 if i % 2 else 1]:
                 ids = some_ids(stock.store, options.active, chance)
                 stock.rounds.append(uvloop.run(drive(server, ids, options.seconds)))
         report["steps"] = told(stocks)
@@ -217,9 +217,9 @@ def main() -> None:
     """Measure, tell, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1000,100000,1000000")
-    for name, default in (("active", 64), ("rounds", 5), ("live", 30_000), ("starts", 5), ("seed", 0)):
+    for name, default in (("active", 64), ("rounds", 9), ("live", 30_000), ("starts", 5), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # in order: the servers are stopped, the folder deleted
