@@ -8,7 +8,8 @@ million takes about a minute to make). Three parts:
 
 - start: from the start of the process to its first answered step, with an empty store and with the largest, in turn;
 - steps: each round drives every server in turn, forth and back, with sessions chosen anew; medians are told;
-- memory: growth of the largest store's server per session that becomes live, and per session that rests.
+- memory: growth of the largest store's server per session that becomes live; and per session that rests, from how much
+  more it holds than the smallest store's: SQLite's cache of pages, which has a limit, is fuller there.
 """
 
 import argparse
