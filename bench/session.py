@@ -43,6 +43,18 @@ class Session:
             raise BenchError(f"the server makes no session: {_told(status, body)}")
         self._path = b"/v1/sessions/" + str(json.loads(body)["id"]).encode()
 
+    async def attach(self, id: str) -> None:
+        """Take up one that exists; BenchError where the service does not know it."""
+        self._path = b"/v1/sessions/" + id.encode()
+        status, body = await self._call(b"GET")
+        if status != 200:
+            raise BenchError(f"the server has no session {id}: {_told(status, body)}")
+        self.position = int(json.loads(body)["position"])
+
+    def hang_up(self) -> None:
+        """Let it be, at the service."""
+        self._link.close()
+
     async def delete(self) -> str | None:
         """End it; the name of a problem where it does not stand where its answers said, or cannot be ended."""
         if not self._path:

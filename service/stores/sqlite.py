@@ -8,9 +8,10 @@ nor commits for a checkpoint.
 import logging
 import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,14 @@ _COMMIT = (
     "WHERE id=? AND revision=?"
 )
 _BUSY_TIMEOUT_S = 2.0
+_CACHE_KIB = 16_384  # of the connection that writes: pages that a tick finds no room for are written twice
 _CHECKPOINT_BYTES = 4 * 2**20
 _CHECKPOINT_PAGES = 16_384  # SQLite's own checkpoint, inside a commit: only where housekeeping cannot keep up
+
+
+# sqlite3 asks for adapters of every parameter of another type than its own few, bytes among them: that lookup costs
+# more than the copy that a bytearray is.
+_blob = bytearray
 
 
 class _SomeMoved(Exception):
@@ -51,6 +58,7 @@ class SqliteStore(Store):
             _check_foreign(path)
             self._writer = _connect(path, fsync=fsync)
             migrate(self._writer)
+            self._writer.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             self._reader = _connect(path, fsync=fsync)
             self._keeper = _connect(path, fsync=fsync)
             self._paths = str(path), str(_log_of(path))  # as they are asked for at every commit
@@ -139,9 +147,11 @@ class SqliteStore(Store):
 
     def _check_files(self) -> None:
         """StoreUnavailable when what is written would go into files that nobody can open any more."""
-        with suppress(FileNotFoundError):
+        try:
             if _files(self._paths) == self._files:
                 return
+        except FileNotFoundError:
+            pass
         log.error("the database file %s was removed or replaced while it was open", self._path)
         raise StoreUnavailable("the database file was removed or replaced while it was open")
 
@@ -211,15 +221,15 @@ def _creation(r: Record) -> tuple[object, ...]:
     # Every session looks due only after its ttl, so a burst of new ones costs the sweeper nothing before.
     return (
         *(i.id, i.owner, i.model, i.version, i.fingerprint, i.ttl_s, i.created_at, i.gates, r.expires_at),
-        *(r.position, r.revision, r.expires_at, check, r.output, answers, r.row, r.trace),
+        *(r.position, r.revision, r.expires_at, check, *map(_blob, (r.output, answers, r.row, r.trace))),
     )
 
 
 def _update(r: Record) -> tuple[object, ...]:
     answers = encode_answers(r.answers)
     check = checksum(r.position, r.revision, r.row, r.output, answers, r.trace)
-    counts, told = (r.position, r.revision, r.expires_at, check), (r.output, answers, r.row, r.trace)
-    return *counts, *told, r.identity.id, r.revision - 1
+    told = _blob(r.output), _blob(answers), _blob(r.row), _blob(r.trace)
+    return r.position, r.revision, r.expires_at, check, *told, r.identity.id, r.revision - 1
 
 
 def _decoded(row: tuple[Any, ...]) -> Record | UndecodableState:
@@ -230,6 +240,8 @@ def _decoded(row: tuple[Any, ...]) -> Record | UndecodableState:
         kept = decode_answers(answers)
     except UndecodableState as error:
         return UndecodableState(error.detail, identity[1])
+    # Thousands may be live that have owner, model, version and fingerprint in common.
+    identity[1:5] = map(sys.intern, identity[1:5])
     return Record(Identity(*identity), position, revision, state, output, kept, expires_at, trace)
 
 

@@ -47,6 +47,14 @@ def test_many_sessions_are_loaded_at_once(store: Store) -> None:
     assert sum(isinstance(known, Record) for known in found.values()) == 299
 
 
+def test_loaded_sessions_have_their_names_in_common(store: Store) -> None:
+    """Of the model and the fingerprint, which thousands of live sessions share, memory holds one each."""
+    created(store, "a", "b")
+    found = [known.identity for known in store.load(["a", "b"]).values() if isinstance(known, Record)]
+    assert [len({id(getattr(i, name)) for i in found}) for name in ("model", "fingerprint")] == [1, 1]
+    assert len(found) == 2
+
+
 def test_an_expired_session_that_was_not_swept_is_loaded(store: Store) -> None:
     """Time is the caller's: a store ends nothing by itself."""
     created(store, "a", ttl_s=-1_000_000.0)

@@ -160,3 +160,15 @@ async def test_nobody_listens_any_more(server: Scripted, session: Session) -> No
     session._link.close()
     session._link._address = Address("127.0.0.1", 1)  # a reserved port
     assert await step(session, server=server) == "connection-refused"
+
+
+async def test_a_session_that_exists_is_taken_up_where_it_stands(server: Scripted) -> None:
+    """Its next step names the position that the service told; one that is not known is an error."""
+    server.script = [answer(200, '{"id": "s9", "position": 7}'), stepped(9), answer(404, '{"detail": "no such"}')]
+    session = Session(server.address, "m", [b'"inputs":[1,2]'], STEPS, 0)
+    await session.attach("s9")
+    assert await step(session, server=server) is None
+    assert server.heard[-1].startswith(b'POST /v1/sessions/s9/steps {"position":7,')
+    with pytest.raises(BenchError, match="no session s0"):
+        await session.attach("s0")
+    session.hang_up()
