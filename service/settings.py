@@ -37,7 +37,8 @@ class Settings(BaseSettings):
     )
     tune: bool = Field(
         True,
-        description="measure each model for a moment at the start, and choose threads, max_batch and padding by it",
+        description="measure each model for a moment at the start, and choose threads and max_batch, where they are "
+        "not given, and padding by it",
     )
     threads: int = Field(1, ge=1, le=256, description="threads of ONNX Runtime for one tick")
     max_batch: int = Field(256, ge=1, le=4096, description="sessions in one tick at most")

@@ -140,6 +140,7 @@ def test_a_model_of_slow_ticks_is_measured_in_smaller_ones(rows_s: float) -> Non
     tuner = tuned(lambda rows, threads: Cost(rows * rows_s / threads, rows * rows_s), cores=2, meter=meter)
     assert tuner.choice.threads == 2
     assert meter.total.wall < 20 * rows_s
+    assert tuned(lambda rows, threads: Cost(rows * rows_s, rows * rows_s), cores=2).choice == FIXED
 
 
 @pytest.mark.parametrize(("cheap", "limit"), [(64, 64), (128, 128), (256, 256), (512, 512), (5000, 2048)])
