@@ -9,29 +9,35 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PROGRAM = [sys.executable, "-m", "lstm_serve"]
 _LISTENING = re.compile(r"listening on (http://\S+)")
 
 
 def main() -> int:
     """Start the server, measure, stop it; the exit status of the measurement."""
-    program = [sys.executable, "-m", "lstm_serve"]
-    with tempfile.TemporaryDirectory() as folder:
-        store, models = f"sqlite:{Path(folder, 'sessions.db')}", str(ROOT / "model_repository")
-        serve = [*program, "serve", "--port", "0", "--store", store, "--model-repository", models]
-        log = Path(folder, "server.log")
-        with log.open("w") as told:
-            # Out of the group that Ctrl-C reaches: the measurement ends in order, and needs the server for that.
-            server = subprocess.Popen(serve, stdout=told, stderr=told, start_new_session=True)
-        try:
-            url = wait_for(server, log)
-            signal.signal(signal.SIGINT, lambda *_: None)
-            return subprocess.run([*program, "bench", url, *sys.argv[1:]], check=False).returncode
-        finally:
-            server.terminate()
-            server.wait()
+    with tempfile.TemporaryDirectory() as folder, serving(ROOT / "model_repository", Path(folder)) as url:
+        signal.signal(signal.SIGINT, lambda *_: None)
+        return subprocess.run([*PROGRAM, "bench", url, *sys.argv[1:]], check=False).returncode
+
+
+@contextmanager
+def serving(models: Path, folder: Path) -> Iterator[str]:
+    """A server of these models with its store and its log in a folder: its URL."""
+    store, log = f"sqlite:{folder / 'sessions.db'}", folder / "server.log"
+    serve = [*PROGRAM, "serve", "--port", "0", "--store", store, "--model-repository", str(models)]
+    with log.open("w") as told:
+        # Out of the group that Ctrl-C reaches: the measurement ends in order, and needs the server for that.
+        server = subprocess.Popen(serve, stdout=told, stderr=told, start_new_session=True)
+    try:
+        yield wait_for(server, log)
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def wait_for(server: subprocess.Popen[bytes], log: Path) -> str:

@@ -19,7 +19,7 @@ from export.weights import Array, Forecast, Language, Layer, Recurrence, Weights
 from model.checkpoint import Checkpoint
 from model.networks import ForecastNetwork, LanguageNetwork, Network
 from model.options import without_folders
-from service.engine.runtime import Chunk
+from service.state import Chunk
 
 
 def freeze(network: Network) -> Weights:

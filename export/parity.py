@@ -12,7 +12,8 @@ import numpy as np
 from export.errors import ExportError
 from export.trial import ALONE, SHARED, Answer, Case, draw_cases, play, states_of
 from service.artifact import Signature
-from service.engine.runtime import Chunk, Engine
+from service.engine.runtime import Engine
+from service.state import Chunk
 
 # Differences are told in units: for a value of a forecast its feature's scale, for any other value 1, or the value
 # itself where that is larger. A small network's float32 agrees between two libraries to about 1e-6; what a wrong

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.probe import random_chunk
-from service.engine.runtime import Chunk, Engine
+from service.engine.runtime import Engine
+from service.state import Chunk
 
 CASES, LONGEST = 96, 40
 

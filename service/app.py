@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from service.api import generation, health, models, sessions, steps
-from service.api.asgi import App, ClientDisconnected
+from service.api.asgi import ClientDisconnected
 from service.api.edge import Edge
 from service.api.problems import invalid, problem, reason
 from service.api.schemas import Problem
@@ -49,7 +49,7 @@ def open_store(settings: Settings) -> Store:
     return SqliteStore(path, fsync=settings.durability == "fsync")
 
 
-def build(settings: Settings, store: Store | None = None, clock: Clock | None = None) -> App:
+def build(settings: Settings, store: Store | None = None, clock: Clock | None = None) -> Edge:
     """The whole service as an ASGI app; tests pass their own store and clock through the same door.
 
     Raises:
@@ -83,7 +83,7 @@ def build(settings: Settings, store: Store | None = None, clock: Clock | None = 
         lifespan=lifespan,
         responses=dict.fromkeys(("4XX", "5XX"), _PROBLEM),
     )
-    endpoint = steps.StepsEndpoint(brain, metrics, settings.max_body_bytes, settings.max_steps)
+    endpoint = steps.StepsEndpoint(brain, steps.StepsCounts(metrics), settings.max_body_bytes, settings.max_steps)
     for router in (
         steps.router(endpoint),
         sessions.router(brain),

@@ -1,10 +1,9 @@
 """When: a bounded queue, the forming of ticks, and delivery.
 
 Owns the order in which work runs and the loop that runs it. Knows no arrays, no HTTP and no stores: what a tick does
-is ``run_batch``, which it was given, and which runs in a thread of its own while the next tick gathers, or, while ticks
-are short, on the event loop itself.
+is ``run_batch`` and ``finish``, which it was given, and where they run is up to ``pipeline.py``.
 
-    submit -> queue -> claim -> [run_batch] -> deliver
+    submit -> queue -> claim -> [run_batch -> finish] -> deliver
        \\                 \\              \\
         Overloaded        dropped        the exception goes to the works of its own tick; the loop goes on
 """
@@ -13,21 +12,17 @@ import asyncio
 import heapq
 import itertools
 import logging
-import math
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from service.clock import Clock
 from service.errors import Overloaded, ServiceError, ShuttingDown
+from service.pipeline import Parts, Pipeline
 from service.work import Work
 
 log = logging.getLogger(__name__)
-
-_SMOOTHING = 0.1  # of the latest tick in how long ticks take: a slow one counts at once, and is forgotten slowly
-
 
 W = TypeVar("W", bound=Work)
 
@@ -52,14 +47,16 @@ class Batcher(Generic[W]):
     """Runs waiting works in ticks, works of like size together, the oldest first, and short ones between long ones.
 
     Mutable state, touched on the event loop's thread only: ``_arrived`` (works not asked for their size yet),
-    ``_sorted`` (by size class, the works that wait, each with its ticket: a heap, the oldest first), ``_running``
-    (works of the tick that runs), ``_last`` (its size class), ``_tick_s``, ``_closing``.
+    ``_sorted`` (by size class, the works that wait, each with its ticket: a heap, the oldest first), ``_held`` (how
+    many those are), ``_running`` (works of the tick that begins), ``_last`` (its size class), ``_rows`` (how many works
+    shared the tick before), ``_closing``.
     """
 
     def __init__(
         self,
-        run_batch: Callable[[Sequence[W]], Sequence[object]],
+        run_batch: Callable[[Sequence[W]], Any],
         *,
+        finish: Callable[[Any], Sequence[object]] | None = None,
         name: str,
         max_batch: int,
         capacity: int,
@@ -72,28 +69,29 @@ class Batcher(Generic[W]):
         """``like`` maps a size to its class, the largest size in it: only works of one class share a tick.
 
         ``max_cells`` bounds works x class of a tick of more than one work, and so how long others wait behind it.
-        ``inline_s``: while ticks take less than this, they run on the event loop itself: handing one to a thread and
-        sharing the interpreter's lock with it costs more than such a tick holds up. 0: always in the thread.
+        ``finish`` makes the outcomes of what ``run_batch`` came to, while the next tick's may run; ``inline_s``: see
+        ``Pipeline``.
         """
-        self._run_batch = run_batch
         self._max_batch = max_batch
         self._max_cells = max_cells
-        self._inline_s = inline_s
-        self._tick_s = math.inf  # how long ticks took lately
         self._capacity = capacity
         self._like = like
         self._clock = clock
         self._observer = observer
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._arrived: deque[W] = deque()
         self._sorted: dict[int, list[tuple[int, W]]] = {}
+        self._held = 0
         self._tickets = itertools.count()
         self._last = 0
+        self._rows = 0
         self._running: Sequence[W] = ()
         self._closing = False
         self._wake = asyncio.Event()
+        parts = Parts(run_batch, finish, self._over)
+        self._pipeline = Pipeline(parts, self._wake, name=name, inline_s=inline_s, clock=clock)
         self._loop_task: asyncio.Task[None] | None = None
         self.alive = False
+        self.ran = 0  # works so far, this tick's included
 
     def start(self) -> None:
         """Start the loop, in the running event loop."""
@@ -104,7 +102,7 @@ class Batcher(Generic[W]):
     @property
     def waiting(self) -> int:
         """Works in the queue."""
-        return len(self._arrived) + sum(map(len, self._sorted.values()))
+        return len(self._arrived) + self._held
 
     def submit(self, work: W, *, admitted: bool = False) -> None:
         """Queue a work; ``admitted`` for the next part of something that was accepted before.
@@ -115,10 +113,11 @@ class Batcher(Generic[W]):
         """
         if not self.alive or (self._closing and not admitted):
             raise ShuttingDown("the service is shutting down")
-        if self.waiting >= self._capacity and not admitted:
+        if len(self._arrived) + self._held >= self._capacity and not admitted:
             raise Overloaded("too many requests are waiting for this model", retry_after_s=1)
         self._arrived.append(work)
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
 
     async def close(self, within_s: float) -> None:
         """Take no new work, finish what was accepted within the limit, then end the loop; the rest fails by name."""
@@ -128,43 +127,27 @@ class Batcher(Generic[W]):
             await asyncio.wait([self._loop_task], timeout=within_s)
             self._loop_task.cancel()
             await asyncio.wait([self._loop_task])
-        self._thread.shutdown(wait=True)
+        self._pipeline.close()
 
     async def _serve(self) -> None:
         while True:
-            if not self.waiting:
-                if self._closing:
+            while not self._pipeline.ready(self.waiting):
+                if self._closing and not self.waiting and not self._pipeline.ending:
                     return
                 self._wake.clear()
                 await self._wake.wait()
+                self._pipeline.settle()
             # Turns of the event loop, as long as each brings something: what its sockets hold already joins this tick.
+            # Where as many are here as shared the last one, nobody else is likely to come.
             gathered = 0
-            while gathered < self.waiting < self._max_batch:
+            while gathered < self.waiting < self._max_batch and self.waiting != self._rows:
                 gathered = self.waiting
                 await asyncio.sleep(0)
             tick = self._form()
-            if not tick:
-                continue
-            try:
-                outcomes = await self._run(tick)
-                if len(outcomes) != len(tick):
-                    raise RuntimeError(f"{len(outcomes)} outcomes for {len(tick)} works")
-            except Exception as error:  # noqa: BLE001 - whatever a tick raises goes to its own works; the loop goes on
-                outcomes = self._failed(tick, error)
-            self._running = ()
-            self._deliver(tick, outcomes)
-
-    async def _run(self, tick: list[W]) -> Sequence[object]:
-        """Run a tick where ticks like the latest ones are cheapest; one slow tick moves the next ones to the thread."""
-        started = self._clock.monotonic()
-        try:
-            if self._tick_s < self._inline_s:
-                return self._run_batch(tick)
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._run_batch, tick)
-        finally:
-            took_s = self._clock.monotonic() - started
-            slower = took_s > self._tick_s or math.isinf(self._tick_s)
-            self._tick_s = took_s if slower else self._tick_s + _SMOOTHING * (took_s - self._tick_s)
+            self._rows = len(tick)
+            if tick:
+                await self._pipeline.run(tick)
+                self._running = ()
 
     def _form(self) -> list[W]:
         """Take the works of the next tick out of the queue.
@@ -172,11 +155,32 @@ class Batcher(Generic[W]):
         At no moment is a work neither in the tick nor in the queue: see ``_ended``.
         """
         self._running = tick = list[W]()
+        if not self._sorted:
+            self._take_steps(tick)
         fresh = next(self._tickets)
         self._sort_arrived()
+        if tick and 1 in self._sorted:
+            self._fill(tick, 1, fresh)
         while self._sorted and not tick:
             self._fill(tick, self._leading(), fresh)
+        self.ran += len(tick)
         return tick
+
+    def _take_steps(self, tick: list[W]) -> None:
+        """Take single steps right from the head of what arrived, as long as there is nothing else: as ``_fill`` would,
+        since nothing is shorter, but without sorting."""
+        now, room = self._clock.monotonic(), min(self._max_batch, self._max_cells)
+        while self._arrived and len(tick) < room:
+            work = self._arrived[0]
+            size = work.claim()
+            if size > 1:
+                return
+            if size == 1:
+                tick.append(work)
+                self._last = 1
+                self._observer.waited(now - work.since)
+                work.start()
+            self._arrived.popleft()
 
     def _sort_arrived(self) -> None:
         """Ask what is new for its size, once, so that a short work is found however much waits before it."""
@@ -186,6 +190,7 @@ class Batcher(Generic[W]):
             work = self._arrived.popleft()
             if size > 0:
                 heapq.heappush(self._sorted.setdefault(like, []), (next(self._tickets), work))
+                self._held += 1
 
     def _leading(self) -> int:
         """The size class of the next tick: the oldest work's, or after a tick of longer ones the shortest.
@@ -207,8 +212,10 @@ class Batcher(Generic[W]):
             size = size_class if ticket > fresh else work.claim()
             like = self._like(size)
             heapq.heappop(waiting)
+            self._held -= 1
             if size > 0 and like != size_class:  # it has grown or shrunk while it waited
                 heapq.heappush(self._sorted.setdefault(like, []), (ticket, work))
+                self._held += 1
             elif size > 0:
                 tick.append(work)
                 self._last = size_class
@@ -216,6 +223,11 @@ class Batcher(Generic[W]):
                 work.start()
         if not waiting:
             del self._sorted[size_class]
+
+    def _over(self, tick: Sequence[W], came_to: Sequence[object] | Exception) -> None:
+        if not isinstance(came_to, Exception) and len(came_to) != len(tick):
+            came_to = RuntimeError(f"{len(came_to)} outcomes for {len(tick)} works")
+        self._deliver(tick, self._failed(tick, came_to) if isinstance(came_to, Exception) else came_to)
 
     def _deliver(self, tick: Sequence[W], outcomes: Sequence[object]) -> None:
         for work, outcome in zip(tick, outcomes, strict=True):
@@ -234,11 +246,14 @@ class Batcher(Generic[W]):
         """The loop is over: by ``close``, or by a fault, which turns readiness off and leaves nobody waiting."""
         self.alive = False
         waiting = sorted(itertools.chain(*self._sorted.values()), key=lambda ticketed: ticketed[0])
-        left = [*self._running, *(work for _, work in waiting), *self._arrived]
+        faulty = not self._closing and not task.cancelled()  # cancelled: the event loop itself is being torn down
+        begun = [*self._pipeline.abandon(at_once=not faulty), *self._running]
+        left = [*begun, *(work for _, work in waiting), *self._arrived]
         self._running = ()
         self._sorted.clear()
+        self._held = 0
         self._arrived.clear()
-        if not self._closing and not task.cancelled():  # cancelled: the event loop itself is being torn down
+        if faulty:
             log.critical("the loop of a batcher ended", exc_info=task.exception())
             self._observer.loop_ended()
         self._deliver(left, [ShuttingDown("the service is shutting down")] * len(left))

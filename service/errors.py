@@ -110,6 +110,10 @@ class ShuttingDown(ServiceError):
     """The service has stopped accepting requests."""
 
 
+class EngineUnavailable(ServiceError):
+    """The engine's process is being started again; nothing was applied."""
+
+
 class StoreUnavailable(ServiceError):
     """The store could not commit or load; nothing was acknowledged."""
 

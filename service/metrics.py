@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, disable_created_metrics
 
 from service.errors import ServiceError
+from service.histograms import Histogram
 
 # 50 µs to 5 s, three to a decade: from one small step to a long generation.
 SECONDS = (50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -24,37 +25,37 @@ class Metrics:
             "From the request's first byte to the answer's last, by route and status. "
             "If it is much longer than queue + run + commit, one process is short of CPU.",
             ("route", "status"),
-            buckets=SECONDS,
-            registry=r,
+            SECONDS,
+            r,
         )
         self.queue = Histogram(
             p + "queue_seconds",
             "Time a request's steps waited for a tick. If it grows: max_batch, or more CPU (informs max_queue, "
             "queue_timeout_s).",
             ("model",),
-            buckets=SECONDS,
-            registry=r,
+            SECONDS,
+            r,
         )
         self.run = Histogram(
             p + "run_seconds",
             "Time of one tick in ONNX Runtime (informs threads, provider, segment_steps).",
             ("model",),
-            buckets=SECONDS,
-            registry=r,
+            SECONDS,
+            r,
         )
         self.commit = Histogram(
             p + "commit_seconds",
             "Time of one tick's commit to the store (informs store, durability).",
             ("model",),
-            buckets=SECONDS,
-            registry=r,
+            SECONDS,
+            r,
         )
         self.rows = Histogram(
             p + "tick_rows",
             "Rows that shared one tick (informs max_batch, max_cells).",
             ("model",),
-            buckets=ROWS,
-            registry=r,
+            ROWS,
+            r,
         )
         self.steps = Counter(p + "steps", "Time steps that were run.", ("model",), registry=r)
         self.padding = Counter(
@@ -126,7 +127,8 @@ class ModelMetrics:
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._dropped, self._loops_ended = metrics.dropped, metrics.loops_ended
         self._queue = metrics.queue.labels(model)
-        self.generated = metrics.generated.labels(model)
+        self.replayed = metrics.replayed
+        self._generated = metrics.generated.labels(model)
         self.created = metrics.created.labels(model)
         self._run = metrics.run.labels(model)
         self._commit = metrics.commit.labels(model)
@@ -145,6 +147,10 @@ class ModelMetrics:
     def committed(self, rows: int, seconds: float) -> None:
         """See ``step.StepObserver``."""
         self._commit.observe(seconds)
+
+    def generated(self, steps: int) -> None:
+        """See ``step.StepObserver``."""
+        self._generated.inc(steps)
 
     def waited(self, seconds: float) -> None:
         """See ``batching.Observer``."""

@@ -9,10 +9,11 @@ from service.clock import Clock
 from service.engine.gates import Inspector
 from service.engine.repository import LoadedModel
 from service.errors import UnknownModel, UnsupportedTask
+from service.items import Item, Stepped
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state import Record
-from service.step import Item, Stepped, Stepper
+from service.step import Begun, Stepper
 from service.stores.base import Store
 from service.work import Call, Work
 
@@ -36,7 +37,7 @@ class Model:
         self.fingerprint = engine.fingerprint
         self.choice = loaded.chosen(settings)
         self.inspector = Inspector(engine, settings)
-        self._clock = clock
+        self.clock = clock
         self.metrics = metrics.of_model(self.name)
         proof = engine.signature.proof
         # Cutting and folding change nothing that a client can see only where answers are bit-exact; of a model whose
@@ -46,9 +47,12 @@ class Model:
         if not engine.signature.has_time_axis:
             self.segment_steps = 1
         self.folds = exact and self.segment_steps > 1
+        self.lone_segment_s = settings.lone_segment_ms / 1000 if self.folds else 0.0
         self._stepper = Stepper(engine, store, clock, self.metrics, keep_answer_bytes=settings.keep_answer_bytes)
+        overlaps = settings.overlap == "on" or (settings.overlap == "auto" and engine.provider == "cuda")
         self.batcher: Batcher[ItemWork] = Batcher(
-            self._run_batch,
+            self._begin_batch if overlaps else self._run_batch,
+            finish=self._stepper.finish if overlaps else None,
             name=f"tick-{self.name}-{self.version}",
             max_batch=self.choice.max_batch,
             max_cells=settings.max_cells,
@@ -62,6 +66,9 @@ class Model:
 
     def _run_batch(self, works: Sequence[ItemWork]) -> Sequence[object]:
         return self._stepper.run([work.item for work in works])
+
+    def _begin_batch(self, works: Sequence[ItemWork]) -> Begun:
+        return self._stepper.begin([work.item for work in works])
 
     def check_generates(self) -> None:
         """UnsupportedTask unless the model's output can be fed back to it."""
@@ -86,7 +93,7 @@ class Model:
 
     async def run(self, item: Item, steps: int, deadline: float, *, admitted: bool) -> Stepped:
         """Run one item through the batcher; what its row or its tick failed with is raised."""
-        work = Call(item, steps, self._clock, deadline, self.metrics.dropped)
+        work = Call(item, steps, self.clock, deadline, self.metrics.dropped)
         self.batcher.submit(work, admitted=admitted)
         stepped: Stepped = await work.future
         return stepped

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_WORD = 2**64
+_COLDEST = 1e-6  # a temperature of 0 is looked at apart
+_ONE, _GAMMA = np.uint64(1), np.uint64(0x9E3779B97F4A7C15)
+_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,32 +24,48 @@ class Sampling:
     seed: int
 
 
-def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) that depends on nothing but the seed and the position.
+def uniform(seeds: Sequence[int], positions: Sequence[int]) -> np.ndarray:
+    """For each seed and position a number in [0, 1), float64, that depends on nothing else.
 
     So a generation that broke off goes on, from its position and with its seed, as if it had not. The mixing is
     that of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014).
     """
-    z = (seed + (position + 1) * 0x9E3779B97F4A7C15) % _WORD
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % _WORD
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % _WORD
-    return ((z ^ (z >> 31)) >> 11) / 2.0**53
+    z = np.array(seeds, np.uint64) + (np.array(positions, np.uint64) + _ONE) * _GAMMA  # all modulo 2**64
+    z = (z ^ (z >> 30)) * _MIX_1
+    z = (z ^ (z >> 27)) * _MIX_2
+    numbers: np.ndarray = ((z ^ (z >> 31)) >> 11) / 2.0**53
+    return numbers
 
 
 def sample(logprobs: np.ndarray, samplings: Sequence[Sampling], positions: Sequence[int]) -> np.ndarray:
     """One symbol per row: ``logprobs`` float [rows, symbols] -> int64 [rows]."""
-    order = np.argsort(-logprobs, axis=1, kind="stable")  # [rows, symbols], the most likely first
-    temperature = np.array([s.temperature for s in samplings])[:, None]
-    scaled = np.take_along_axis(logprobs, order, axis=1).astype(np.float64) / np.maximum(temperature, 1e-6)
-    weights = np.exp(scaled - scaled[:, :1])
-    top_k = np.array([s.top_k or logprobs.shape[1] for s in samplings])[:, None]
-    weights[np.arange(logprobs.shape[1])[None] >= top_k] = 0.0
-    weights /= weights.sum(axis=1, keepdims=True)
-    before = np.cumsum(weights, axis=1) - weights  # the probability of all that are more likely
+    scaled = logprobs.astype(np.promote_types(logprobs.dtype, np.float32))  # [rows, symbols]
+    temperature = np.array([s.temperature for s in samplings], scaled.dtype)[:, None]
+    scaled -= scaled.max(axis=1, keepdims=True)
+    scaled /= np.maximum(temperature, _COLDEST)
+    weights = np.exp(scaled, out=scaled)
+    narrowed = [i for i, s in enumerate(samplings) if s.top_k or s.top_p < 1]
+    if narrowed:
+        weights[narrowed] = _narrowed(weights[narrowed], [samplings[i] for i in narrowed])
+    reach = np.cumsum(weights, axis=1, dtype=np.float64)
+    draw = uniform([s.seed for s in samplings], positions)[:, None]
+    drawn: np.ndarray = (reach > draw * reach[:, -1:]).argmax(axis=1)
+    certain = temperature[:, 0] == 0
+    if certain.any():
+        drawn[certain] = logprobs[certain].argmax(axis=1)
+    return drawn
+
+
+def _narrowed(weights: np.ndarray, samplings: Sequence[Sampling]) -> np.ndarray:
+    """``weights`` [rows, symbols], 0 for the symbols that top-k, and after it top-p, leave out."""
+    order = np.argsort(-weights, axis=1, kind="stable")  # the most likely first, of equal ones the first
+    falling = np.take_along_axis(weights, order, axis=1).astype(np.float64)
+    top_k = np.array([s.top_k or weights.shape[1] for s in samplings])[:, None]
+    falling[np.arange(weights.shape[1])[None] >= top_k] = 0.0
+    falling /= falling.sum(axis=1, keepdims=True)
+    before = np.cumsum(falling, axis=1) - falling  # the probability of all that are more likely
     top_p = np.array([s.top_p for s in samplings])[:, None]
-    weights[(before >= top_p) & (before > 0)] = 0.0  # the most likely symbol always stays
-    reach = np.cumsum(weights, axis=1)
-    draw = np.array([uniform(s.seed, p) for s, p in zip(samplings, positions, strict=True)])[:, None]
-    rank = (reach <= draw * reach[:, -1:]).sum(axis=1)
-    rank[temperature[:, 0] == 0] = 0
-    return np.take_along_axis(order, rank[:, None], axis=1)[:, 0]
+    falling[(before >= top_p) & (before > 0)] = 0.0  # the most likely symbol always stays
+    narrowed = np.empty_like(falling)
+    np.put_along_axis(narrowed, order, falling, axis=1)
+    return narrowed

@@ -26,6 +26,12 @@ class Settings(BaseSettings):
     model_repository: Path = Field(Path("model_repository"), description="folder of NAME/VERSION/model.onnx")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    http_workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="processes that speak HTTP in front of the one that has the engine; 0: one process does all",
+    )
     store: str = Field("sqlite:data/sessions.db", description="where sessions are kept: sqlite:PATH")
     durability: Literal["memory", "commit", "fsync"] = Field(
         "commit",
@@ -39,6 +45,9 @@ class Settings(BaseSettings):
         True,
         description="measure each model for a moment at the start, and choose threads and max_batch, where they are "
         "not given, and padding by it",
+    )
+    resident_mb: int = Field(
+        256, ge=0, le=2**20, description="megabytes of GPU memory per model in which rows of sessions stay; 0: none do"
     )
     threads: int = Field(1, ge=1, le=256, description="threads of ONNX Runtime for one tick")
     max_batch: int = Field(256, ge=1, le=4096, description="sessions in one tick at most")
@@ -55,11 +64,23 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="ticks shorter than this run on the event loop itself, which saves CPU; 0: all in a thread",
     )
+    overlap: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="whether each tick is committed in a thread of its own while the next one is computed in another: "
+        "auto = on a GPU, where that needs no processor",
+    )
     segment_steps: int = Field(
         64,
         ge=1,
         le=4096,
         description="steps of one row in one tick at most; longer chunks are cut, shorter ones folded",
+    )
+    lone_segment_ms: float = Field(
+        4.0,
+        ge=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="while nobody else is served, segments of a long chunk grow to about this long; 0: they do not",
     )
     allow_inexact: bool = Field(
         False, description="cut and fold chunks also for a model whose answers are not bit-exact"

@@ -16,6 +16,8 @@ from msgspec import Struct
 from service.errors import UndecodableState
 
 Tensors = Mapping[str, np.ndarray]
+# One row's chunk: an array [steps, *step shape] for each input of the signature, in its order.
+Chunk = tuple[np.ndarray, ...]
 
 
 class Answer(Struct, frozen=True):
@@ -43,7 +45,7 @@ class Answer(Struct, frozen=True):
 
     def size(self) -> int:
         """Bytes of the outputs."""
-        return sum(a.nbytes for a in self.outputs.values()) if self.outputs is not None else 0
+        return sum([a.nbytes for a in self.outputs.values()]) if self.outputs is not None else 0
 
 
 class Identity(Struct, frozen=True):

@@ -1,15 +1,15 @@
 """What a client is shown of a chunk's outputs: the last step or all of them, the most likely symbols or the numbers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+from msgspec import Struct
 
 from service.state import Tensors
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """``every``: all steps instead of the last. ``top_k``: so many symbols of a language model; 0 for other models."""
 
     every: bool = False
@@ -36,13 +36,20 @@ class View:
 
 def show_last(views: Sequence[View], last: np.ndarray) -> list[Tensors]:
     """What ``show`` gives for one step each, of many rows at once: ``last`` [rows, symbols], all with ``top_k``."""
+    asked = {view.top_k for view in views}
+    if len(asked) == 1:
+        return _each(top(last, asked.pop()))
     shown: list[Tensors] = [{}] * len(views)
-    for k in {view.top_k for view in views}:
+    for k in asked:
         rows = [i for i, view in enumerate(views) if view.top_k == k]
-        found = top(last if len(rows) == len(views) else last[rows], k)  # each [rows, k]
-        for i, tokens, logprobs in zip(rows, found["tokens"], found["logprobs"], strict=True):
-            shown[i] = {"tokens": tokens, "logprobs": logprobs}
+        for i, tops in zip(rows, _each(top(last[rows], k)), strict=True):
+            shown[i] = tops
     return shown
+
+
+def _each(found: Tensors) -> list[Tensors]:
+    """``tokens`` and ``logprobs`` [rows, k], row by row."""
+    return [{"tokens": t, "logprobs": p} for t, p in zip(found["tokens"], found["logprobs"], strict=True)]
 
 
 def top(logprobs: np.ndarray, k: int) -> Tensors:
@@ -50,15 +57,15 @@ def top(logprobs: np.ndarray, k: int) -> Tensors:
 
     Of equal values the one with the smaller index comes first.
     """
-    if k == 1:
-        tokens = logprobs.argmax(axis=-1, keepdims=True)
-    else:
-        tokens = np.argsort(-logprobs, axis=-1, kind="stable")[..., :k]
-    shown = np.take_along_axis(logprobs, tokens, axis=-1)
+    rows = logprobs.reshape(-1, logprobs.shape[-1])
+    tokens = rows.argmax(1)[:, None] if k == 1 else np.argsort(-rows, axis=1, kind="stable")[:, :k]
+    shown = rows[np.arange(len(rows))[:, None], tokens]
+    shape = (*logprobs.shape[:-1], k)
     # A copy, also because a view would keep all symbols' order in memory.
-    return {"tokens": tokens.astype(token_type(logprobs.shape[-1])), "logprobs": shown}
+    return {"tokens": tokens.astype(token_type(rows.shape[1])).reshape(shape), "logprobs": shown.reshape(shape)}
 
 
+@cache
 def token_type(symbols: int) -> np.dtype[np.unsignedinteger]:
     """The smallest type that holds a token: answers are kept, and most of an answer are tokens."""
     return np.min_scalar_type(symbols - 1)

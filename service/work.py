@@ -10,6 +10,25 @@ from service.errors import DeadlineExceeded
 P = TypeVar("P")
 
 
+class Reply(Protocol):
+    """Where the result of a request goes: an ``asyncio.Future``, or whoever writes the answer without one.
+
+    Called on the event loop's thread; ``done`` also once nobody waits any more.
+    """
+
+    def done(self) -> bool:
+        """Whether it has its result, or its caller has gone."""
+        ...
+
+    def set_result(self, result: Any) -> None:  # noqa: ANN401 - what was asked for
+        """The result; called once at most, never after ``done``."""
+        ...
+
+    def set_exception(self, error: BaseException) -> None:
+        """What came instead of a result."""
+        ...
+
+
 class Work(Protocol):
     """Something that waits for a tick. Its methods are called on the event loop's thread and do not block."""
 
@@ -65,11 +84,11 @@ class Call(Generic[P]):
         resolve(self.future, outcome)
 
 
-def resolve(future: "asyncio.Future[Any]", result: object) -> None:
-    """The one way a waiting caller gets its result: a finished future (its caller has gone) is left alone."""
-    if future.done():
+def resolve(reply: Reply, result: object) -> None:
+    """The one way a waiting caller gets its result: a reply that is done (its caller has gone) is left alone."""
+    if reply.done():
         return
     if isinstance(result, BaseException):
-        future.set_exception(result)
+        reply.set_exception(result)
     else:
-        future.set_result(result)
+        reply.set_result(result)

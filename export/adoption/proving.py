@@ -16,9 +16,10 @@ from export.trial import ALONE, Answer, Case, Plan, play
 from service.artifact import Proof, Signature
 from service.engine import ort
 from service.engine.probe import probe, random_chunk
-from service.engine.runtime import Chunk, Engine, load_engine
+from service.engine.runtime import Engine, load_engine
 from service.errors import ArtifactError
 from service.settings import Settings
+from service.state import Chunk
 
 _ROWS, _STEPS = 12, 17
 NOT_FINITE = sys.float_info.max  # a proof holds numbers only: the error of chunks that come to NaN or infinity

@@ -17,6 +17,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 WATCH_AFTER_S = 0.05  # ordinary steps are answered before; watching the connection costs more than a step
+HANG_UP = "lstm_serve.hang_up"  # extension of a scope: {"now": break the connection, in the middle of an answer too}
 JSON_HEADERS = [(b"content-type", b"application/json")]
 
 

@@ -9,8 +9,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from service.api.problems import field_name
 from service.artifact import Signature, TensorSpec
-from service.engine.runtime import Chunk
 from service.errors import InvalidInput, TooLarge
+from service.state import Chunk
 
 _EXAMPLES = {"language": "token ids such as [17, 4]", "forecast": "numbers", "generic": "numbers"}
 
@@ -35,6 +35,8 @@ def decode_chunk(
 
     A chunk of more than ``max_steps`` is TooLarge before any of its values is looked at.
     """
+    if text is None and _is_token(inputs, signature):
+        return (np.array(inputs, signature.inputs[0].dtype),)
     if text is not None:
         if inputs is not None:
             raise InvalidInput("send either text or inputs, not both", field="text")
@@ -87,8 +89,6 @@ def _tokens(signature: Signature, text: str, field: str) -> np.ndarray:
 def _array(signature: Signature, spec: TensorSpec, value: object, field: str) -> np.ndarray:
     """A JSON value as [steps, *step shape]; a step of one number may be written without its brackets."""
     symbols = len(signature.vocabulary) if signature.vocabulary is not None and spec is signature.inputs[0] else None
-    if symbols is not None and _is_token(value, symbols):
-        return np.array(value, spec.dtype)
     depth = len(spec.step_shape)
     if spec.step_shape == (1,) and isinstance(value, list) and value and not isinstance(value[0], list):
         depth = 0
@@ -113,9 +113,16 @@ def _array(signature: Signature, spec: TensorSpec, value: object, field: str) ->
     return array.reshape(len(array), *spec.step_shape)
 
 
-def _is_token(value: object, symbols: int) -> bool:
+def _is_token(value: object, signature: Signature) -> bool:
     """Whether it is a list of one good token: by far the most frequent chunk, seen at a glance."""
-    return type(value) is list and len(value) == 1 and type(value[0]) is int and 0 <= value[0] < symbols
+    return (
+        type(value) is list
+        and len(value) == 1
+        and type(value[0]) is int
+        and signature.vocabulary is not None
+        and 0 <= value[0] < len(signature.vocabulary)
+        and len(signature.inputs) == 1
+    )
 
 
 def _check_widths(values: list[Any], spec: TensorSpec, shape: tuple[int, ...], field: str) -> None:

@@ -31,7 +31,7 @@ class Edge:
 
     def __init__(self, app: App, steps: StepsEndpoint, metrics: Metrics, max_body_bytes: int) -> None:
         self._app = app
-        self._steps = steps
+        self.steps = steps
         self._timer = cache(metrics.requests.labels)  # by route and status: a lookup there costs as much as an answer
         self._max_body_bytes = max_body_bytes
         self._rejected = metrics.rejected
@@ -42,9 +42,9 @@ class Edge:
             await self._app(scope, receive, send)
             return
         started = perf_counter()
-        if self._steps.takes(scope):
-            status = await self._steps(scope, receive, send)
-            self._timer(self._steps.path, status).observe(perf_counter() - started)
+        if self.steps.takes(scope):
+            status = await self.steps(scope, receive, send)
+            self.steps.counts.answered(status, perf_counter() - started)
             return
         reply = _Reply(send)
         try:

@@ -1,5 +1,7 @@
 """From answers to JSON: numbers in their shortest exact form, tokens with their text, times in RFC 3339."""
 
+import secrets
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -28,16 +30,11 @@ def _single(value: object) -> orjson.Fragment:
     raise TypeError(f"no JSON for {type(value).__name__}")
 
 
-def timestamp(seconds: float) -> str:
-    """Seconds since the epoch as RFC 3339 in UTC, to the millisecond."""
-    whole = int(seconds)
-    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
-
-
 @lru_cache(maxsize=64)
-def _second(seconds: int) -> str:
-    """A second's date and time: the answers of one second share it."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+def timestamp(seconds: float) -> str:
+    """Seconds since the epoch as RFC 3339 in UTC, to the millisecond; the answers of one tick mostly share one."""
+    whole = int(seconds)
+    return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%dT%H:%M:%S}.{int((seconds - whole) * 1000):03d}Z"
 
 
 def outputs_of(signature: Signature, shown: Tensors) -> dict[str, Any]:
@@ -129,3 +126,51 @@ def generation_document(generated: Generated) -> dict[str, Any]:
     if generated.expires_at is not None:
         document |= {"position": generated.position, "expires_at": timestamp(generated.expires_at)}
     return document
+
+
+class EventWriter:
+    """Writes what is told of one stream as server-sent events that OpenAI-compatible clients read.
+
+    A language model's event is put together around its few changing values: it is written for every token of every
+    stream, and comes to the same bytes as its document would.
+    """
+
+    def __init__(self, model: str, signature: Signature) -> None:
+        self._signature = signature
+        begin = {"id": f"gen-{secrets.token_hex(8)}", "created": int(time.time()), "model": model}
+        self._begin = b"data: " + dumps(begin)[:-1]
+        self._symbols = _symbols(signature.vocabulary) if signature.vocabulary is not None else ()
+
+    def event(self, generated: Generated) -> bytes:
+        """One event."""
+        end = b""
+        if generated.expires_at is not None:
+            end = b',"expires_at":"%b"' % timestamp(generated.expires_at).encode()
+        finish, outputs = _FINISHES[generated.finish], generated.outputs or {}
+        if generated.text is None:
+            told = dumps(outputs_of(self._signature, outputs))
+            middle = b'"object":"forecast","outputs":%b,"finish_reason":%b' % (told, finish)
+        else:
+            tokens: list[int] = outputs["tokens"].tolist()
+            middle = _COMPLETION % (
+                dumps(generated.text),
+                b",".join([self._symbols[token] for token in tokens]),
+                dumps(outputs["logprobs"]),
+                finish,
+                dumps(tokens),
+                dumps(generated.seed),
+            )
+        return b'%b,%b,"position":%d%b}\n\n' % (self._begin, middle, generated.position, end)
+
+
+_FINISHES = {finish: dumps(finish) for finish in (None, "length", "stop", "interrupted")}
+_COMPLETION = (
+    b'"object":"text_completion","choices":[{"index":0,"text":%b,"logprobs":{"tokens":[%b],"token_logprobs":%b},'
+    b'"finish_reason":%b}],"tokens":%b,"seed":%b'
+)
+
+
+@lru_cache(maxsize=8)
+def _symbols(vocabulary: tuple[str, ...]) -> tuple[bytes, ...]:
+    """Each symbol as JSON: the streams of one model share it."""
+    return tuple(dumps(symbol) for symbol in vocabulary)

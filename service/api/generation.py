@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.api.asgi import ClientDisconnected, Receive, Scope, Send, watching
 from service.api.decoding import decode_chunk
-from service.api.encoding import dumps, generation_document, outputs_of, timestamp
+from service.api.encoding import EventWriter, dumps, generation_document, outputs_of
 from service.api.problems import problem_document
 from service.api.schemas import GenerateAnswer, GeneratePrompt, GenerateSession, described, sent
 from service.api.steps import ANYONE
@@ -108,29 +107,44 @@ async def _streaming(model: Model, steps: AsyncIterator[Generated]) -> Response:
     headers = {"cache-control": "no-store"}
     if first.repeated:
         headers["idempotent-replayed"] = "true"
-    return _EventStream(_events(model, first, steps), headers)
+    return _EventStream(EventWriter(model.name, model.signature), first, steps, headers)
 
 
 class _EventStream(Response):
-    """Server-sent events. Starlette's own stream does not tell a client that leaves from a server that stops."""
+    """``data: {...}`` for each step, then ``data: [DONE]``; after the first byte a fault is an error event.
 
-    def __init__(self, events: AsyncIterator[bytes], headers: dict[str, str]) -> None:
+    Starlette's own stream does not tell a client that leaves from a server that stops.
+    """
+
+    def __init__(
+        self, writer: EventWriter, first: Generated, steps: AsyncIterator[Generated], headers: dict[str, str]
+    ) -> None:
         super().__init__(None, 200, headers, SSE)
         del self.headers["content-length"]
-        self._events = events
+        self._writer = writer
+        self._first = first
+        self._steps = steps
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             with watching(receive):
-                async for event in self._events:
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
-            last = b""
+                await self._tell(send)
+            last = b"data: [DONE]\n\n"
         except ClientDisconnected:
             return
         except asyncio.CancelledError:  # by the server, whose time to shut down has run out
             last = _fault(ShuttingDown("the service is shutting down"))
+        except Exception as error:  # noqa: BLE001 - the answer has begun: problems.py knows or logs it, the stream tells it
+            last = _fault(error)
         await send({"type": "http.response.body", "body": last})
+
+    async def _tell(self, send: Send) -> None:
+        event = self._writer.event
+        if self._first.outputs is not None:
+            await send({"type": "http.response.body", "body": event(self._first), "more_body": True})
+        async for generated in self._steps:
+            await send({"type": "http.response.body", "body": event(generated), "more_body": True})
 
 
 def _fault(error: Exception) -> bytes:
@@ -138,33 +152,3 @@ def _fault(error: Exception) -> bytes:
     _, document = problem_document(error)
     document |= {"message": document["detail"], "code": document["status"]}
     return b"event: error\ndata: " + dumps({"error": document}) + b"\n\n"
-
-
-async def _events(model: Model, first: Generated, steps: AsyncIterator[Generated]) -> AsyncIterator[bytes]:
-    """``data: {...}`` for each step, then ``data: [DONE]``; after the first byte a fault is an error event."""
-    stream_id, created = f"gen-{secrets.token_hex(8)}", int(time.time())
-    try:
-        if first.outputs is not None:
-            yield _event(model, first, stream_id, created)
-        async for generated in steps:
-            yield _event(model, generated, stream_id, created)
-    except Exception as error:  # noqa: BLE001 - the answer has begun: problems.py knows or logs it, the stream tells it
-        yield _fault(error)
-    else:
-        yield b"data: [DONE]\n\n"
-
-
-def _event(model: Model, generated: Generated, stream_id: str, created: int) -> bytes:
-    document: dict[str, Any] = {"id": stream_id, "created": created, "model": model.name}
-    outputs = outputs_of(model.signature, generated.outputs or {})
-    if generated.text is not None:
-        logprobs = {"tokens": outputs["text"], "token_logprobs": outputs["logprobs"]}
-        choice = {"index": 0, "text": generated.text, "logprobs": logprobs, "finish_reason": generated.finish}
-        document |= {"object": "text_completion", "choices": [choice], "tokens": outputs["tokens"]}
-        document["seed"] = generated.seed
-    else:
-        document |= {"object": "forecast", "outputs": outputs, "finish_reason": generated.finish}
-    document["position"] = generated.position
-    if generated.expires_at is not None:
-        document["expires_at"] = timestamp(generated.expires_at)
-    return b"data: " + dumps(document) + b"\n\n"

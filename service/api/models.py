@@ -9,10 +9,10 @@ from service.api.decoding import check_steps, decode_chunk, length
 from service.api.encoding import dumps, outputs_of
 from service.api.schemas import ModelDetail, ModelList, Predict, PredictAnswer, described, sent
 from service.api.steps import check_answer, view_of
-from service.engine.runtime import Chunk
 from service.errors import InvalidInput, TooLarge
 from service.models import Model
 from service.sessions.sessions import Sessions
+from service.state import Chunk
 
 
 def router(sessions: Sessions, max_steps: int, max_sequences: int) -> APIRouter:

@@ -41,6 +41,7 @@ TABLE: dict[type[ServiceError], tuple[int, str, str]] = {
     errors.Overloaded: (503, "overloaded", "Too many requests are waiting"),
     errors.DeadlineExceeded: (503, "deadline-exceeded", "The request waited too long"),
     errors.ShuttingDown: (503, "shutting-down", "The service is shutting down"),
+    errors.EngineUnavailable: (503, "engine-unavailable", "The engine is being started again"),
     errors.StoreUnavailable: (503, "store-unavailable", "The session store cannot commit or load"),
 }
 _RETRY_AFTER_S = 1
@@ -48,7 +49,7 @@ _MOST_FAULTS = 1000  # pydantic writes out all of a body's faults or none
 INTERNAL, UNAVAILABLE = 500, 503
 
 
-def problem(error: Exception) -> tuple[int, bytes, Headers]:
+def problem(error: BaseException) -> tuple[int, bytes, Headers]:
     """Status, body and headers of an error's answer."""
     status, document = problem_document(error)
     headers = [(b"content-type", b"application/problem+json")]
@@ -57,7 +58,7 @@ def problem(error: Exception) -> tuple[int, bytes, Headers]:
     return status, orjson.dumps(document), headers
 
 
-def problem_document(error: Exception) -> tuple[int, dict[str, Any]]:
+def problem_document(error: BaseException) -> tuple[int, dict[str, Any]]:
     """Status and RFC 9457 members of an error."""
     if isinstance(error, ValidationError):
         error = unfit(error)
@@ -73,7 +74,7 @@ def problem_document(error: Exception) -> tuple[int, dict[str, Any]]:
     return status, {name: _encodable(value) for name, value in (document | error.facts).items()}
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """The short name of an error's type, for metrics."""
     if isinstance(error, ValidationError):
         return "invalid-input"
@@ -114,7 +115,7 @@ def _encodable(value: object) -> object:
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
-def _neutral(error: Exception) -> dict[str, Any]:
+def _neutral(error: BaseException) -> dict[str, Any]:
     request_id = secrets.token_hex(8)
     log.error("request %s failed", request_id, exc_info=error)
     return {

@@ -60,6 +60,7 @@ _TOP_K = Field(default=None, ge=1, description="language models: how many of the
 _POSITION = Field(
     default=None,
     ge=0,
+    le=2**63 - 1,
     description="the position at which the request applies: then a repeat is answered again, never applied again",
 )
 

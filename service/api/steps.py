@@ -1,11 +1,14 @@
 """``POST /v1/sessions/{id}/steps``: the hot path.
 
 A plain ASGI endpoint inside the FastAPI app: routed, documented and validated like the others, without FastAPI's own
-handling of a route, which costs more than the step.
+handling of a route, which costs more than the step. Served by our own process, most requests do not even become ASGI:
+their connection (``connection.py``) calls ``begin`` and writes the answer.
 """
 
 import asyncio
 import math
+from abc import ABC, abstractmethod
+from functools import cache, partial
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -19,20 +22,21 @@ from service.api.asgi import (
     Send,
     check_length,
     read_body,
-    refuse,
     respond,
     watching,
 )
 from service.api.decoding import decode_chunk
 from service.api.encoding import answer_bytes
-from service.api.problems import Headers
+from service.api.problems import Headers, problem, reason
 from service.api.schemas import Steps, StepsAnswer, described, parse
+from service.api.stepping import Counts, Stepping
 from service.artifact import Signature
 from service.errors import InvalidInput, ShuttingDown, TooLarge
 from service.metrics import Metrics
 from service.sessions.requests import Advance
-from service.sessions.sessions import Sessions
+from service.state import Answer
 from service.views import View
+from service.work import resolve
 
 ANYONE = ""  # the owner of every session, until there are API keys
 DEFAULT_TOP_K = 5
@@ -63,16 +67,90 @@ def check_answer(signature: Signature, view: View, shown: int) -> None:
         )
 
 
+class StepsCounts:
+    """The endpoint's part of the service's metrics."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._rejected = metrics.rejected
+        self._timer = cache(partial(metrics.requests.labels, StepsEndpoint.path))
+
+    def refused(self, reason: str, status: int) -> None:
+        """See ``Counts``."""
+        self._rejected.labels(reason).inc()
+
+    def answered(self, status: int, seconds: float) -> None:
+        """See ``Counts``."""
+        self._timer(status).observe(seconds)
+
+
+class StepsReply(ABC):
+    """The reply to a request for steps, as the sessions know it (``work.Reply``): it becomes an HTTP answer."""
+
+    __slots__ = ("_steps", "signature")
+
+    def __init__(self, steps: "StepsEndpoint") -> None:
+        self._steps = steps
+        self.signature: Signature | None = None  # of the session's model, once it is known
+
+    @abstractmethod
+    def done(self) -> bool:
+        """See ``work.Reply``."""
+
+    @abstractmethod
+    def lose(self) -> None:
+        """Hang up: what became of the request cannot be known here."""
+
+    @abstractmethod
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send the answer."""
+
+    def set_result(self, result: tuple[Answer, bool]) -> None:
+        """The session's answer, and whether it is that of an earlier request."""
+        answer, repeated = result
+        try:
+            assert self.signature is not None  # noqa: S101 - nothing is submitted without it
+            body = answer_bytes(self.signature, answer)
+        except Exception as error:  # noqa: BLE001 - the client is told that something went wrong, whatever it is
+            self.set_exception(error)
+        else:
+            self.answer(200, _REPEATED if repeated else JSON_HEADERS, body)
+
+    def set_exception(self, error: BaseException) -> None:
+        """What went wrong, as a problem document."""
+        status, body, headers = self._steps.refusal(error)
+        self.answer(status, headers, body)
+
+
+class _Awaited(StepsReply):
+    """A reply that a coroutine waits for."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, steps: "StepsEndpoint") -> None:
+        super().__init__(steps)
+        self.future: asyncio.Future[tuple[int, Headers, bytes]] = asyncio.get_running_loop().create_future()
+
+    def done(self) -> bool:
+        return self.future.done()
+
+    def lose(self) -> None:
+        self.future.set_exception(ClientDisconnected())
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        self.future.set_result((status, headers, body))
+
+
 class StepsEndpoint:
     """Decode, advance, encode."""
 
     path = f"{_BEFORE}{{id}}{_AFTER}"
 
-    def __init__(self, sessions: Sessions, metrics: Metrics, max_body_bytes: int, max_steps: int) -> None:
-        self._sessions = sessions
+    def __init__(self, sessions: Stepping, counts: Counts, max_body_bytes: int, max_steps: int) -> None:
+        self.sessions = sessions
+        self.counts = counts
         self._max_steps = max_steps
-        self._max_body_bytes = max_body_bytes
-        self._rejected = metrics.rejected
+        self.max_body_bytes = max_body_bytes
+        self._looking: set[asyncio.Task[None]] = set()  # so that none is lost
 
     def takes(self, scope: Scope) -> bool:
         """Whether a request is for this endpoint."""
@@ -84,34 +162,68 @@ class StepsEndpoint:
             and "/" not in path[len(_BEFORE) : -len(_AFTER)]
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> int:
-        """Answer one request and return the status (0: nobody was left to be answered)."""
+    def begin(self, id: str, body: bytes, reply: StepsReply) -> None:
+        """Decode and submit a request; whatever comes of it, the reply is answered."""
         try:
-            headers, body = await self._answer(scope, receive)
+            request = parse(Steps, body)
+            live = self.sessions.at_hand(id, ANYONE)
+            if live is not None:
+                advance = self._decoded(live.model.signature, request, reply)
+                self.sessions.advance_live(live, advance, reply)
+                return
+        except Exception as error:  # noqa: BLE001 - problems.py knows them all, and logs those it does not know
+            resolve(reply, error)
+            return
+        task = asyncio.create_task(self._look_for(id, request, reply))
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
+
+    async def _look_for(self, id: str, request: Steps, reply: StepsReply) -> None:
+        try:
+            model = await self.sessions.model_of(id, ANYONE)
+            advance = self._decoded(model.signature, request, reply)
+            self.sessions.submit(id, advance, ANYONE, reply)
+        except Exception as error:  # noqa: BLE001 - see above
+            resolve(reply, error)
+
+    def _decoded(self, signature: Signature, request: Steps, reply: StepsReply) -> Advance:
+        chunk = decode_chunk(signature, request.inputs, request.text, max_steps=self._max_steps)
+        view = view_of(signature, request.returned, request.top_k)
+        if view.every:
+            check_answer(signature, view, len(chunk[0]))
+        reply.signature = signature
+        return Advance(chunk, view, request.position)
+
+    def refusal(self, error: BaseException) -> tuple[int, bytes, Headers]:
+        """Status, body and headers of the answer to what was refused or failed; counted."""
+        status, body, headers = problem(error)
+        self.counts.refused(reason(error), status)
+        return status, body, headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> int:
+        """Answer one request as an ASGI app and return the status (0: nobody was left to be answered)."""
+        try:
+            status, headers, body = await self._awaited(scope, receive)
         except ClientDisconnected:
             return 0
         except asyncio.CancelledError:  # by the server, whose time to shut down has run out
-            return await refuse(send, ShuttingDown("the service is shutting down"), self._rejected)
-        except Exception as error:  # noqa: BLE001 - problems.py knows them all, and logs those it does not know
-            return await refuse(send, error, self._rejected)
+            status, body, headers = self.refusal(ShuttingDown("the service is shutting down"))
+        except Exception as error:  # noqa: BLE001 - see above
+            status, body, headers = self.refusal(error)
         try:
-            await respond(send, 200, body, headers)
+            await respond(send, status, body, headers)
         except ClientDisconnected:
             return 0
-        return 200
+        return status
 
-    async def _answer(self, scope: Scope, receive: Receive) -> tuple[Headers, bytes]:
-        check_length(scope, self._max_body_bytes)
+    async def _awaited(self, scope: Scope, receive: Receive) -> tuple[int, Headers, bytes]:
+        check_length(scope, self.max_body_bytes)
         id = scope["path"][len(_BEFORE) : -len(_AFTER)]
-        request = parse(Steps, await read_body(receive, self._max_body_bytes))
+        body = await read_body(receive, self.max_body_bytes)
+        reply = _Awaited(self)
         with watching(receive):
-            model = await self._sessions.model_of(id, ANYONE)
-            chunk = decode_chunk(model.signature, request.inputs, request.text, max_steps=self._max_steps)
-            view = view_of(model.signature, request.returned, request.top_k)
-            if view.every:
-                check_answer(model.signature, view, len(chunk[0]))
-            answer, repeated = await self._sessions.advance(id, Advance(chunk, view, request.position), ANYONE)
-        return _REPEATED if repeated else JSON_HEADERS, answer_bytes(model.signature, answer)
+            self.begin(id, body, reply)
+            return await reply.future
 
 
 class _PlainRoute(APIRoute):

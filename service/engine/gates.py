@@ -13,14 +13,13 @@ from itertools import pairwise
 import numpy as np
 
 from service.artifact import Recurrence
-from service.engine import cells, ort
+from service.engine import cells, onnx_file, ort
 from service.engine.providers import open_session
-from service.engine.runtime import Chunk, Engine
+from service.engine.runtime import Engine
 from service.errors import ModelNotLoaded, UndecodableState, UnsupportedTask
 from service.settings import Settings
+from service.state import Chunk
 from service.trace import Layer, Span, latest_spans
-
-_GRAPH, _OUTPUT, _NAME = 7, 12, 1  # fields of ModelProto, GraphProto and ValueInfoProto in onnx.proto
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +102,9 @@ class Inspector:
                 "the artifact's file was replaced or removed after the start: its gates cannot be shown"
             )
         own = {o.name for o in self._engine.signature.outputs} | {s.output for s in self._engine.signature.states}
-        names = [n for n in _fed(self._operators) + _weights(self._operators) if n not in own]
+        names = list(dict.fromkeys(n for n in _fed(self._operators) + _weights(self._operators) if n not in own))
         try:
-            session = open_session(_with_outputs(content, names), self._settings)
+            session = open_session(content + onnx_file.graph(outputs=names), self._settings)
             engine = Engine(session, self._engine.signature, self._engine.fingerprint, self._engine.path)
             step = tuple(np.zeros((1, *spec.step_shape), spec.dtype) for spec in engine.signature.inputs)
             names = _fed(self._operators) + _weights(self._operators)
@@ -149,24 +148,3 @@ def _layer(operator: Recurrence, weights: cells.Weights, calls: Sequence[Mapping
     told = cells.step(operator, weights, x, before)
     gates, states = ({name: values.astype(np.float32) for name, values in kind.items()} for kind in told)
     return Layer(operator.name, operator.operator, hidden, gates, states)
-
-
-def _with_outputs(model: bytes, names: Sequence[str]) -> bytes:
-    """An ONNX file with further outputs of its graph.
-
-    Messages of protobuf that stand one behind the other are merged, lists joined
-    (protobuf.dev/programming-guides/encoding, "Last One Wins"), so the file itself need not be understood.
-    """
-    outputs = b"".join(_field(_OUTPUT, _field(_NAME, name.encode())) for name in dict.fromkeys(names))
-    return model + _field(_GRAPH, outputs)
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """One field of protobuf's wire format that carries bytes."""
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    """Seven bits at a time, the lowest first; the eighth says that more follow."""
-    groups = [value >> shift & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
-    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])

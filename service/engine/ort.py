@@ -13,10 +13,13 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 InferenceSession = onnxruntime.InferenceSession
+IOBinding = onnxruntime.IOBinding
 NodeArg = onnxruntime.NodeArg
+OrtValue = onnxruntime.OrtValue
 SessionOptions = onnxruntime.SessionOptions
 available_providers = onnxruntime.get_available_providers
 VERSION: str = onnxruntime.__version__
+BUILD: str = onnxruntime.get_build_info()
 
 # Every error of ONNX Runtime derives from Exception directly; its own module is the only list of them.
 ERRORS: tuple[type[Exception], ...] = (

@@ -12,8 +12,9 @@ import numpy as np
 
 from service.artifact import Shape, Signature, TensorSpec
 from service.engine import ort
-from service.engine.runtime import Chunk, Engine
+from service.engine.runtime import Engine
 from service.errors import ArtifactError
+from service.state import Chunk
 
 _CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 _CUT = (1, 2, 11)  # a chunk in pieces, the last one longer than the blocks that matrix kernels work in

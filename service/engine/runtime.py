@@ -4,8 +4,7 @@ Owns the way from rows and chunks to the graph's tensors and back. Knows nothing
 """
 
 import hashlib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +15,9 @@ from service.engine import ort
 from service.engine.providers import open_session, running_provider
 from service.errors import ArtifactError
 from service.settings import Settings
-from service.state import RowLayout, Tensors, axes_moved
+from service.state import Chunk, RowLayout, Tensors, axes_moved
 
-# One row's chunk: an array [steps, *step shape] for each input of the signature, in its order.
-Chunk = tuple[np.ndarray, ...]
+_HALF_EXPONENT = np.uint16(0x7C00)
 
 _ORT_TYPES = {
     "tensor(float16)": "float16",
@@ -74,9 +72,15 @@ class Engine:
     def run(self, rows: Sequence[bytes], chunks: Sequence[Chunk]) -> Run:
         """Run each chunk (of one step or more) from its row: together, or one after the other where the graph takes
         one row at a time."""
+        return self.begin(rows, chunks)()
+
+    def begin(self, rows: Sequence[bytes], chunks: Sequence[Chunk]) -> Callable[[], Run]:
+        """Compute what ``run`` does; the function brings it in, once, while the next batch may be computed already."""
         if self.signature.batched:
-            return self._run_together(rows, chunks)
-        return _stacked([self._run_together([row], [chunk]) for row, chunk in zip(rows, chunks, strict=True)])
+            done = self._run_together(rows, chunks)
+        else:
+            done = _stacked([self._run_together([row], [chunk]) for row, chunk in zip(rows, chunks, strict=True)])
+        return lambda: done
 
     def _run_together(self, rows: Sequence[bytes], chunks: Sequence[Chunk]) -> Run:
         """One call of the graph.
@@ -84,11 +88,18 @@ class Engine:
         Batches below ``min_rows`` are filled up with copies of the last row, so that a row's bits do not depend on
         how many others there are.
         """
-        count, lengths = len(rows), [len(chunk[0]) for chunk in chunks]
-        fill = max(0, self.min_rows - count)
+        lengths, fill = [len(chunk[0]) for chunk in chunks], self._fill(len(rows))
         if fill:
             rows, chunks = [*rows, *[rows[-1]] * fill], [*chunks, *[chunks[-1]] * fill]
-        fetched = self.fetch(rows, chunks, lengths + lengths[-1:] * fill)
+        return self._came_to(self.fetch(rows, chunks, lengths + lengths[-1:] * fill), lengths, fill)
+
+    def _fill(self, rows: int) -> int:
+        """So many copies of the last row a batch needs."""
+        return max(0, self.min_rows - rows)
+
+    def _came_to(self, fetched: Tensors, lengths: Sequence[int], fill: int) -> Run:
+        """What the graph's tensors say of rows of these lengths, before ``fill`` copies."""
+        count = len(lengths)
         outputs = {port.name: port.to_rows(fetched[port.name])[:count] for port in self._outputs}
         return Run(
             outputs=outputs,
@@ -98,27 +109,34 @@ class Engine:
         )
 
     def fetch(
-        self, rows: Sequence[bytes], chunks: Sequence[Chunk], lengths: list[int], further: Sequence[str] = ()
+        self, rows: Sequence[bytes], chunks: Sequence[Chunk], lengths: Sequence[int], further: Sequence[str] = ()
     ) -> dict[str, np.ndarray]:
         """The graph's own outputs and new states, by name, in the graph's axes, for exactly these rows.
 
         One call: of an artifact that is not batched, one row. ``further`` names outputs that the signature does not.
         """
-        feed = self.layout.gather(rows)
-        feed.update(self._constants)
+        names = [*self._fetch, *further]
+        feed = {**self._states(rows), **self._sent(chunks, lengths)}
+        return dict(zip(names, self._session.run(names, feed), strict=True))
+
+    def _states(self, rows: Sequence[bytes]) -> dict[str, np.ndarray]:
+        """What the graph takes of the rows."""
+        return self.layout.gather(rows)
+
+    def _sent(self, chunks: Sequence[Chunk], lengths: Sequence[int]) -> dict[str, np.ndarray]:
+        """What the graph takes besides states."""
+        feed = dict(self._constants)
         for i, port in enumerate(self._inputs):
             feed[port.name] = port.to_graph([chunk[i] for chunk in chunks], max(lengths))
         if self.signature.lengths is not None:
             feed[self.signature.lengths] = np.array(lengths, self._counts)  # [rows]
-        names = [*self._fetch, *further]
-        return dict(zip(names, self._session.run(names, feed), strict=True))
+        return feed
 
-    def _finite(self, fetched: Tensors, outputs: Tensors, lengths: list[int]) -> list[bool]:
+    def _finite(self, fetched: Tensors, outputs: Tensors, lengths: Sequence[int]) -> list[bool]:
         """For each row, whether what it answers and what it would keep are numbers."""
         count = len(lengths)
-        with np.errstate(over="ignore", invalid="ignore"):
-            if all(math.isfinite(tensor.sum()) for tensor in fetched.values()):
-                return [True] * count  # the ordinary case, decided at once: NaN and infinity stay in a sum
+        if all(map(_is_finite, fetched.values())):
+            return [True] * count  # the ordinary case, decided at once
         good = np.ones(count, bool)
         for state in self.signature.states:
             tensor, axis = fetched[state.output], state.batch_axis
@@ -127,6 +145,14 @@ class Engine:
         for tensor in outputs.values():
             good &= [bool(np.isfinite(row[:steps]).all()) for row, steps in zip(tensor, lengths, strict=True)]
         return good.tolist()
+
+
+def _is_finite(tensor: np.ndarray) -> bool:
+    """Whether a tensor is free of NaN and infinity. NumPy is slow with float16: there, all bits of the exponent are set
+    in those only."""
+    if tensor.dtype == np.float16:
+        return not (tensor.view(np.uint16) & _HALF_EXPONENT == _HALF_EXPONENT).any()
+    return bool(np.isfinite(tensor).all())
 
 
 def _stacked(runs: Sequence[Run]) -> Run:

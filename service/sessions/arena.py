@@ -17,12 +17,14 @@ from service.errors import (
 )
 from service.models import Model, Models
 from service.sessions.live import Live
+from service.sessions.packing import Packed, kinds
 from service.settings import Settings
 from service.state import Record
 from service.stores.base import Ended, Store
 from service.work import Call
 
 LOAD_BATCH = 256
+READY = 4096  # live sessions that are kept unpacked
 
 
 class _Silent:
@@ -39,7 +41,8 @@ class _Silent:
 class Arena:
     """Live sessions by id, the least recently used first.
 
-    Mutable state, touched on the event loop's thread only: ``_live``.
+    Mutable state, touched on the event loop's thread only: ``_live`` (the most recently used ones), ``_packed`` (all
+    others; no session is in both), ``_kinds``.
     """
 
     def __init__(
@@ -48,8 +51,11 @@ class Arena:
         self._models = models
         self._store = store
         self._settings = settings
+        self._ready = min(READY, settings.max_live)
         self._clock = clock
         self._live: dict[str, Live] = {}
+        self._packed: dict[str, Packed] = {}
+        self._kinds = kinds()
         self._loads: Batcher[Call[str]] = Batcher(
             self._load_batch,
             name="load",
@@ -61,7 +67,7 @@ class Arena:
         )
 
     def __len__(self) -> int:
-        return len(self._live)
+        return len(self._live) + len(self._packed)
 
     def start(self) -> None:
         """Start loading, in the running event loop."""
@@ -82,17 +88,26 @@ class Arena:
         Raises:
             UnknownSession, SessionEnded, ModelNotLoaded, UndecodableState, StoreUnavailable.
         """
-        live = self._live.pop(id, None)
+        live = self.at_hand(id, owner)
         if live is None:
             record = await self.record(id, owner)
-            live = self._live.pop(id, None) or self._made_live(record)
+            live = self.at_hand(id, owner)  # another request may have been quicker
+            if live is None:
+                live = self._live[id] = self._made_live(record, self._fitting(record))
+                self._make_room(live)
+        return live
+
+    def at_hand(self, id: str, owner: str) -> Live | None:
+        """The session of this id where it is live; UnknownSession and SessionEnded as ``get``."""
+        live = self._live.pop(id, None) or self._unpacked(id)
+        if live is None:
+            return None
         self._live[id] = live  # the most recently used are last
         if live.record.identity.owner != owner:
             raise unknown(id)
         if live.record.expires_at <= self._clock.now() and not live.busy:
             raise expired(id)
-        if len(self._live) > self._settings.max_live:
-            self._let_go(but=live)  # its caller is about to wait for it: two lives of one session would share a tick
+        self._make_room(live)
         return live
 
     async def record(self, id: str, owner: str) -> Record:
@@ -104,12 +119,12 @@ class Arena:
 
     def add(self, record: Record, model: Model) -> None:
         """A session that was just created."""
-        self._live[record.identity.id] = Live(record, model, self._clock, self._settings.max_session_queue, self.renew)
-        if len(self._live) > self._settings.max_live:
-            self._let_go()
+        self._live[record.identity.id] = self._made_live(record, model)
+        self._make_room()
 
     def drop(self, id: str, error: ServiceError) -> None:
         """A session that has ended: whoever waits for it is told."""
+        self._packed.pop(id, None)
         live = self._live.pop(id, None)
         if live is not None:
             live.end(error)
@@ -123,13 +138,21 @@ class Arena:
             raise expired(id)
         return known
 
-    def _made_live(self, record: Record) -> Live:
+    def _made_live(self, record: Record, model: Model) -> Live:
+        return Live(record, model, self._clock, self._settings.max_session_queue, self.renew)
+
+    def _unpacked(self, id: str) -> Live | None:
+        packed = self._packed.pop(id, None)
+        return self._made_live(packed.record(id), packed.kind.model) if packed is not None else None
+
+    def _fitting(self, record: Record) -> Model:
+        """The model of a record that comes from the store; UndecodableState where the row is not one of its rows."""
         model = self.model_of(record)
         if len(record.row) != model.engine.layout.row_bytes:
             raise UndecodableState(
                 f"the stored row has {len(record.row)} bytes, the model's rows have {model.engine.layout.row_bytes}"
             )
-        return Live(record, model, self._clock, self._settings.max_session_queue, self.renew)
+        return model
 
     def model_of(self, record: Record) -> Model:
         """The model that a session is pinned to; ModelNotLoaded where it is not in the repository."""
@@ -141,10 +164,19 @@ class Arena:
             )
         return model
 
-    def _let_go(self, but: Live | None = None) -> None:
+    def _make_room(self, but: Live | None = None) -> None:
+        """Pack idle sessions, and let the oldest of those go beyond ``max_live``.
+
+        Not ``but``, whose caller is about to wait for it: two lives would share a tick.
+        """
+        if len(self._live) <= self._ready:
+            return
         idle = (id for id, live in self._live.items() if not live.busy and live is not but)
-        for id in list(islice(idle, len(self._live) - self._settings.max_live)):
-            del self._live[id]
+        for id in list(islice(idle, len(self._live) - self._ready)):
+            live = self._live.pop(id)
+            self._packed[id] = Packed.of(live.record, live.model, self._kinds)
+        for id in list(islice(self._packed, max(0, len(self) - self._settings.max_live))):
+            del self._packed[id]
 
     async def _load(self, id: str, *, admitted: bool = False) -> Record | Ended | None:
         """What the store knows of an id; that it cannot be decoded is raised, as every error among outcomes is."""

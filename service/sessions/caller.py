@@ -1,7 +1,9 @@
 """The one for whom work of several ticks runs: whether they are still there, and how far behind they read."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from service.sessions.generation import Generated
 
@@ -13,43 +15,96 @@ class ClientGone(Exception):
 
 
 class Caller:
-    """The one for whom a job runs: whether they are still there, and what they have been told but not yet read."""
+    """The one for whom a job runs: whether they are still there, and what they have been told but not yet read.
+
+    Mutable state, touched on the event loop's thread only: ``gone``, ``told``, ``_unread``, ``_closed``, ``_reader``
+    (wakes who waits for more to read), ``_go_on`` (lets the job tell more) and ``_patience`` (its timer).
+    """
 
     def __init__(self, patience_s: float) -> None:
         """``patience_s``: who reads nothing for so long is taken for gone."""
         self.gone = False
         self.told = 0  # steps
         self._begun = False
-        self._unread: asyncio.Queue[Generated | None] = asyncio.Queue()
-        self._stir = asyncio.Event()
+        self._closed = False
+        self._unread: deque[Generated] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        self._go_on: Callable[[], None] | None = None
+        self._patience: asyncio.TimerHandle | None = None
         self._patience_s = patience_s
 
     def leave(self) -> None:
         """They have gone: a job that runs stops between two ticks."""
         self.gone = True
-        self._stir.set()
+        self._stir()
 
-    async def tell(self, generated: Generated) -> None:
-        """Hand a step over, not too far ahead of the reader."""
-        try:
-            async with asyncio.timeout(self._patience_s):
-                while self._unread.qsize() >= BACKLOG and not self.gone:
-                    self._stir.clear()
-                    await self._stir.wait()
-        except TimeoutError:
-            self.gone = True
-        if generated.steps == 0 and self._begun:
-            return  # that it began was told before another replica's move made it begin anew
-        self._begun = True
-        self.told += generated.steps
-        self._unread.put_nowait(generated)
+    def tell(self, generated: Generated) -> bool:
+        """Hand over what there is to read; False where that is as far ahead of the reader as it may be."""
+        if generated.steps > 0 or not self._begun:  # that it began may be told again, after another replica's move
+            self._begun = True
+            self.told += generated.steps
+            self._unread.append(generated)
+            self._wake()
+        return self.gone or len(self._unread) < BACKLOG
+
+    def when_ready(self, go_on: Callable[[], None]) -> None:
+        """Call this, once, when the reader has read or has gone."""
+        self._go_on = go_on
+        self._patience = asyncio.get_running_loop().call_later(self._patience_s, self.leave)
 
     def close(self) -> None:
         """Nothing more will be told."""
-        self._unread.put_nowait(None)
+        self._closed = True
+        self._wake()
 
-    async def read(self) -> AsyncIterator[Generated]:
-        """What is told, until it is closed."""
-        while (generated := await self._unread.get()) is not None:
-            self._stir.set()
-            yield generated
+    async def read(self, job: "asyncio.Future[Any]") -> AsyncIterator[Generated]:
+        """What is told until the job is done; raises what it failed with. Who reads no further has gone."""
+        job.add_done_callback(lambda _: self.close())
+        try:
+            while self._unread or not self._closed:
+                while self._unread:
+                    generated = self._unread.popleft()
+                    if self._go_on is not None:
+                        self._stir()
+                    yield generated
+                if not self._closed:
+                    self._reader = asyncio.get_running_loop().create_future()
+                    await self._reader
+            job.result()
+        finally:
+            self.leave()
+
+    def _wake(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None and not reader.done():
+            reader.set_result(None)
+
+    def _stir(self) -> None:
+        go_on, self._go_on = self._go_on, None
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        if go_on is not None:
+            go_on()
+
+
+class Gatherer:
+    """Listens, for a caller, to a generation that is told once it is over."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self.parts: list[Generated] = []
+
+    @property
+    def gone(self) -> bool:
+        """See ``generation.Listener``."""
+        return self._caller.gone
+
+    def tell(self, generated: Generated) -> bool:
+        """See ``generation.Listener``."""
+        self.parts.append(generated)
+        return True
+
+    def when_ready(self, go_on: Callable[[], None]) -> None:
+        """See ``generation.Listener``: it always is."""
+        go_on()

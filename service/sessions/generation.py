@@ -1,36 +1,40 @@
 """Generation: a loop of steps whose input is the model's own last output.
 
-Owns when it is over (stop strings, length) and what is told of it. Each step is an item of an ordinary tick, so that
-generations and everything else share batches (continuous batching).
+Owns when it is over (stop strings, length) and what is told of it. A generation is a work like any other that goes into
+the next tick again as soon as its last step is delivered, so that generations and everything else share batches
+(continuous batching), and a step costs no task, no future and no turn of the event loop of its own.
 """
 
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+import asyncio
+from collections.abc import Callable
+from typing import Literal, Protocol
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
+from service.errors import DeadlineExceeded, ServiceError
+from service.items import Feed, GrowingAnswer, Item, Part, Stepped
 from service.models import Model
+from service.sessions.live import Live
 from service.sessions.requests import Generate
-from service.state import Answer, Record, Tensors
-from service.step import Feed, Item, Part, Stepped
+from service.state import Answer, Tensors
 from service.views import View
+from service.work import resolve
 
 Finish = Literal["length", "stop", "interrupted"]
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a generation starts: a row, the output of its last step, its position, and the trace to carry on."""
+class Source(Struct, frozen=True):
+    """Where a generation starts: the row and output after a last step (with the trace to carry on), its position, and
+    the live session that each step is committed to; None: steps are drafts."""
 
-    row: bytes
-    output: bytes
+    last: Stepped
     position: int
-    trace: bytes = b""
+    live: Live | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Generated:
+class Generated(Struct, frozen=True):
     """What is told of a generation: the steps since the last telling, and where it stands.
 
     ``outputs`` holds ``tokens`` and ``logprobs`` [steps] of a language model, else the fed back output
@@ -48,6 +52,23 @@ class Generated:
     repeated: bool = False
 
 
+class Listener(Protocol):
+    """The one whom a generation tells its steps. ``gone``: nobody listens any more."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether to stop between two ticks."""
+        ...
+
+    def tell(self, generated: Generated) -> bool:
+        """Take what there is to tell; False where the generation has to wait."""
+        ...
+
+    def when_ready(self, go_on: Callable[[], None]) -> None:
+        """Call this, once, when more can be told or nobody listens any more."""
+        ...
+
+
 class StopText:
     """Decodes tokens and holds back what is, or may become, a stop string."""
 
@@ -59,6 +80,8 @@ class StopText:
 
     def add(self, token: int) -> str:
         """The text that can be shown now; ``stopped`` when a stop string is complete."""
+        if not self._stop:
+            return self._vocabulary[token]
         self._held += self._vocabulary[token]
         found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if found:
@@ -83,78 +106,118 @@ def _overlap(text: str, stop: str) -> int:
     return 0
 
 
-Gone = Callable[[], bool]
-
-
 class Generation:
-    """One generation that runs. ``commits``: the record to commit each step to, and who is told of the new one."""
+    """One generation that runs, as the work that waits for its next tick.
 
-    def __init__(
-        self,
-        model: Model,
-        request: Generate,
-        source: Source,
-        deadline: float,
-        *,
-        record: Record | None = None,
-        committed: Callable[[Record], None] = lambda record: None,
-        gone: Gone = lambda: False,
-    ) -> None:
+    Mutable state, touched on the event loop's thread only: ``last`` (as it is after the last step), ``_position`` and
+    ``_steps`` (where that is), ``_item``, ``since``.
+    """
+
+    def __init__(self, model: Model, request: Generate, source: Source, listener: Listener, deadline: float) -> None:
+        """``deadline``: until when the first step must have begun; what has begun to answer is not cut off."""
         self._model = model
         self._request = request
-        self._source = source
-        self._deadline = deadline
-        self._record = record
-        self._committed = committed
-        self._gone = gone
-        self._part = (Part(1, View(), request.digest),)
+        self._sampling = request.sampling
         self._seed = request.sampling.seed if request.sampling is not None else None
+        self._start = source.position
+        self._live = source.live
+        self._listener = listener
+        self._deadline = deadline
+        self._part = (Part(1, View(), request.digest),)
         vocabulary = model.signature.vocabulary
         self._text = StopText(vocabulary, request.stop) if vocabulary is not None else None
-        self.source = source  # as it is after the last step
+        self._over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._position, self._steps = source.position, 0
+        self._answer = GrowingAnswer(source.position, request.digest, self._seed) if source.live else None
+        self._item: Item | None = None
+        self.last = source.last
+        self.since = 0.0
 
-    async def run(self) -> AsyncIterator[Generated]:
-        """Step after step, until it is over or its client has gone."""
-        yield Generated(None, None, self.source.position, 0, self._seed)
-        answer: Answer | None = None
-        if self._record is not None:
-            answer = Answer(self._source.position, 0, self._request.digest, 0.0, {}, self._seed)
-        for step in range(1, self._request.max_steps + 1):
-            stepped = await self._step(step, answer)
-            self.source = Source(stepped.row, stepped.output, self.source.position + 1, stepped.trace)
-            self._model.metrics.generated.inc()
-            if stepped.record is not None:
-                self._record, answer = stepped.record, stepped.record.answers[-1]
-                self._committed(stepped.record)
-            generated = self._told(stepped, step)
-            yield generated
-            if generated.finish is not None or self._gone():
-                return
+    async def run(self) -> bool:
+        """Step after step until it is over; False where its listener has gone. Raises what a step failed with."""
+        self._queue(admitted=False)
+        self._listener.tell(Generated(None, None, self._position, 0, self._seed))
+        return await self._over
 
-    async def _step(self, step: int, answer: Answer | None) -> Stepped:
-        item = Item(
-            row=self.source.row,
-            parts=self._part,
-            feed=Feed(self.source.output, self.source.position, self._request.sampling),
-            record=self._record,
-            extends=answer,
-            trace=self.source.trace,
+    def _queue(self, *, admitted: bool) -> None:
+        self.since = self._model.clock.monotonic()
+        self._model.batcher.submit(self, admitted=admitted)
+
+    def _go_on(self) -> None:
+        """Into the next tick, unless nobody listens any more or the service is closing."""
+        if self._listener.gone:
+            resolve(self._over, False)
+        elif not self._over.done():
+            try:
+                self._queue(admitted=True)
+            except ServiceError as error:
+                resolve(self._over, error)
+
+    # ---- as the batcher's work
+
+    @property
+    def item(self) -> Item:
+        """See ``models.ItemWork``."""
+        assert self._item is not None, "asked for before start()"  # noqa: S101 - an invariant, not a check of input
+        return self._item
+
+    def claim(self) -> int:
+        """See ``batching.Work``."""
+        late = self._steps == 0 and self._model.clock.monotonic() > self._deadline
+        if not late and not self._listener.gone and not self._over.done():
+            return 1
+        if self._steps == 0:
+            self._model.metrics.dropped()
+        resolve(
+            self._over,
+            DeadlineExceeded("the request waited too long and was dropped before it ran") if late else False,
         )
-        deadline = self._deadline if step == 1 else float("inf")  # what has begun to answer is not cut off
-        return await self._model.run(item, 1, deadline, admitted=step > 1)
+        return 0
 
-    def _told(self, stepped: Stepped, step: int) -> Generated:
-        finish: Finish | None = "length" if step == self._request.max_steps else None
-        shown = None
+    def start(self) -> None:
+        """See ``batching.Work``."""
+        last, live = self.last, self._live
+        self._item = Item(
+            row=last.row,
+            parts=self._part,
+            feed=Feed(last.output, self._position, self._sampling),
+            record=live.record if live is not None else None,
+            extends=self._answer,
+            trace=last.trace,
+        )
+
+    def deliver(self, outcome: Stepped | Exception) -> None:
+        """See ``batching.Work``."""
+        if not isinstance(outcome, Stepped):
+            resolve(self._over, outcome)
+            return
+        self.last = outcome
+        self._position += 1
+        self._steps += 1
+        if self._live is not None and outcome.record is not None:
+            self._live.committed(outcome.record)
+        generated = self._told(outcome)
+        ready = self._listener.tell(generated)
+        if generated.finish is not None:
+            resolve(self._over, True)
+        elif ready:
+            self._go_on()
+        else:
+            self._listener.when_ready(self._go_on)
+
+    def _told(self, stepped: Stepped) -> Generated:
+        outputs = stepped.shown[0]
+        finish: Finish | None = "length" if self._steps == self._request.max_steps else None
+        text = None
         if self._text is not None:
-            shown = self._text.add(int(stepped.shown[0]["tokens"][0]))
+            text = self._text.add(int(outputs["tokens"][0]))
             if self._text.stopped:
                 finish = "stop"
             elif finish == "length":
-                shown += self._text.rest()
+                text += self._text.rest()
         expires_at = stepped.record.expires_at if stepped.record is not None else None
-        position = self.source.position if self._request.advance else self._source.position
-        return Generated(stepped.shown[0], shown, position, 1, self._seed, finish, expires_at)
+        position = self._position if self._request.advance else self._start
+        return Generated(outputs, text, position, 1, self._seed, finish, expires_at)
 
 
 def joined(parts: list[Generated]) -> Generated:

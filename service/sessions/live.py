@@ -9,18 +9,18 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from typing import Any
+from typing import TypeGuard
 
-import numpy as np
 from msgspec.structs import replace
 
 from service.clock import Clock
 from service.errors import DeadlineExceeded, NotFinite, Overloaded, ServiceError, WriteConflict
+from service.items import Item, Part, Stepped
 from service.models import Model
-from service.sessions.requests import Advance, Turn, Waiting, outdated, repeated
-from service.state import Answer, Record, Tensors
-from service.step import Item, Part, Stepped
-from service.work import resolve
+from service.sessions.requests import Advance, Turn, Waiting, folded, outdated, repeated
+from service.state import Record, Tensors
+from service.trace import segment_steps
+from service.work import Reply, resolve
 
 log = logging.getLogger(__name__)
 
@@ -45,22 +45,9 @@ class Live:
     """
 
     __slots__ = (
-        "_alone",
-        "_clock",
-        "_item",
-        "_max_waiting",
-        "_renew",
-        "_renewal",
-        "_taken",
-        "_waiting",
-        "delivered",
-        "interrupt",
-        "model",
-        "ordinal",
-        "over",
-        "phase",
-        "record",
-    )
+        "_alone", "_clock", "_item", "_max_waiting", "_renew", "_renewal", "_taken", "_waiting", "delivered",
+        "interrupt", "model", "ordinal", "over", "phase", "record",
+    )  # fmt: skip
 
     def __init__(
         self, record: Record, model: Model, clock: Clock, max_waiting: int, renew: Callable[["Live"], Awaitable[None]]
@@ -82,20 +69,29 @@ class Live:
         self._renewal: asyncio.Future[None] | None = None
         self.interrupt: Callable[[], None] | None = None  # stops who holds the turn, between two ticks
 
+    def takes(self, request: Advance) -> bool:
+        """Whether one tick can take the request's chunk."""
+        return request.steps <= segment_steps(self.record.trace, self.model.segment_steps)
+
     @property
     def busy(self) -> bool:
         """Whether somebody waits for it."""
         return self.phase is not Phase.IDLE or bool(self._waiting)
 
-    def advance(self, request: Advance, deadline: float) -> "asyncio.Future[tuple[Answer, bool]]":
-        """Queue a chunk of at most one tick's length; the answer comes with whether it was a repeat's."""
+    def advance(self, request: Advance, deadline: float, reply: Reply) -> None:
+        """Queue a chunk of at most one tick's length; the answer comes with whether it was a repeat's.
+
+        Raises:
+            Overloaded, or whatever the session ended with: the reply is left alone.
+        """
         self._admit()
         now = self._clock.monotonic()
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append(Waiting(request, future, deadline, self.delivered, request.steps, request.digest, now))
-        self.proceed(admitted=False)
-        self._watch(future, deadline)
-        return future
+        waiting = Waiting(request, reply, deadline, self.delivered, request.steps, request.digest, now)
+        self._waiting.append(waiting)
+        if self.phase is Phase.IDLE and len(self._waiting) == 1:
+            self._queue(waiting, admitted=False)
+        elif self.phase is Phase.HELD:
+            self._watch(reply, deadline)
 
     def turn(self, deadline: float) -> Turn:
         """Queue for having the session to oneself; ``release`` gives it back."""
@@ -103,13 +99,15 @@ class Live:
         turn = Turn(asyncio.get_running_loop().create_future(), deadline)
         self._waiting.append(turn)
         self.proceed()
-        self._watch(turn.future, deadline)
+        if self.phase is Phase.HELD:
+            self._watch(turn.reply, deadline)
         return turn
 
     def release(self) -> None:
         """The holder of the turn is done."""
         self.phase = Phase.IDLE
-        self.proceed()
+        if self._waiting:
+            self.proceed()
 
     def committed(self, record: Record) -> None:
         """The record as a turn has committed it."""
@@ -132,7 +130,7 @@ class Live:
         """The session is over: whoever waits is told, and whoever comes."""
         self.over = error
         while self._waiting:
-            resolve(self._waiting.popleft().future, error)
+            resolve(self._waiting.popleft().reply, error)
 
     def proceed(self, *, admitted: bool = True) -> None:
         """If nothing runs, let the first one that still waits go on; ``admitted``: it was accepted before."""
@@ -143,9 +141,9 @@ class Live:
             elif isinstance(first, Turn):
                 self._waiting.popleft()
                 self.phase = Phase.HELD
-                resolve(first.future, None)
+                resolve(first.reply, None)
             else:
-                self._queue(first, admitted)
+                self._queue(first, admitted=admitted)
 
     def _admit(self) -> None:
         if self.over is not None:
@@ -153,18 +151,18 @@ class Live:
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded("too many requests are waiting for this session", retry_after_s=1)
 
-    def _queue(self, first: Waiting, admitted: bool) -> None:
+    def _queue(self, first: Waiting, *, admitted: bool) -> None:
         try:
             self.model.batcher.submit(self, admitted=admitted)
         except ServiceError as error:
             self._waiting.popleft()
-            resolve(first.future, error)
+            resolve(first.reply, error)
         else:
             self.phase = Phase.QUEUED
 
-    def _watch(self, future: "asyncio.Future[Any]", deadline: float) -> None:
+    def _watch(self, reply: Reply, deadline: float) -> None:
         """Behind a turn nobody is claimed, however long it lasts: who waits there is looked at when the time is up."""
-        if self.phase is Phase.HELD and not future.done():
+        if not reply.done():
             left_s = max(0.0, deadline - self._clock.monotonic())
             asyncio.get_running_loop().call_later(left_s + 0.001, self._drop_late)
 
@@ -173,10 +171,10 @@ class Live:
 
     def _gone(self, waiting: Waiting | Turn) -> bool:
         """Whether nobody waits any more; who waited too long is told so."""
-        if self._clock.monotonic() <= waiting.deadline and not waiting.future.done():
+        if self._clock.monotonic() <= waiting.deadline and not waiting.reply.done():
             return False
         self.model.metrics.dropped()
-        resolve(waiting.future, DeadlineExceeded("the request waited too long and was dropped before it ran"))
+        resolve(waiting.reply, DeadlineExceeded("the request waited too long and was dropped before it ran"))
         return True
 
     # ---- as the batcher's work
@@ -194,6 +192,9 @@ class Live:
 
     def claim(self) -> int:
         """Decide which of the waiting requests apply now, together; answer those that do not. See ``batching.Work``."""
+        if len(self._waiting) == 1 and self._plainly_applies(first := self._waiting[0]):
+            self._taken = [first]
+            return first.steps
         self._taken = []
         position, total, kept = self.record.position, 0, deque[Waiting | Turn]()
         limit = 1 if self._alone or not self.model.folds else len(self._waiting)
@@ -222,6 +223,15 @@ class Live:
             self.proceed()
         return total
 
+    def _plainly_applies(self, waiting: Waiting | Turn) -> TypeGuard[Waiting]:
+        """Whether it is steps that apply without a further look: by far the most do."""
+        return (
+            isinstance(waiting, Waiting)
+            and waiting.request.position in (None, self.record.position)
+            and not waiting.reply.done()
+            and self._clock.monotonic() <= waiting.deadline
+        )
+
     def _follows(self, waiting: Waiting, position: int, total: int) -> bool:
         """Whether a request can be folded behind those already taken."""
         fits = total + waiting.steps <= self.model.segment_steps
@@ -232,31 +242,28 @@ class Live:
         try:
             answer = repeated(self.record, waiting.request.position, waiting.digest)
         except ServiceError as error:
-            resolve(waiting.future, error)
+            resolve(waiting.reply, error)
             return False
         if answer is not None:
-            resolve(waiting.future, (answer, True))
+            self.model.metrics.replayed.inc()
+            resolve(waiting.reply, (answer, True))
             return False
         return True
 
     def start(self) -> None:
         """See ``batching.Work``."""
         self.phase = Phase.RUNNING
-        for _ in self._taken:
+        record, taken, parts = self.record, self._taken, []
+        for ordinal, w in enumerate(taken, self.ordinal):
             self._waiting.popleft()
-        self._item = Item(
-            row=self.record.row,
-            chunk=_folded(self._taken),
-            parts=tuple(Part(w.steps, w.request.view, w.digest, self.ordinal + i) for i, w in enumerate(self._taken)),
-            record=self.record,
-            keep_from=min(w.seen for w in self._taken),
-            trace=self.record.trace,
-        )
+            parts.append(Part(w.steps, w.request.view, w.digest, ordinal))
+        # The first one came before the others: of no other was less delivered when it came.
+        self._item = Item(record.row, tuple(parts), folded(taken), None, record, taken[0].seen, None, record.trace)
 
     def deliver(self, outcome: Stepped | Exception) -> None:
         """See ``batching.Work``."""
         taken, self._taken, self._item = self._taken, [], None
-        self._alone = max(0, self._alone - 1)
+        self._alone -= self._alone > 0
         if isinstance(outcome, Stepped) and outcome.record is not None:
             self._delivered(taken, outcome.shown, outcome.record)
         elif isinstance(outcome, NotFinite) and len(taken) > 1:
@@ -267,7 +274,7 @@ class Live:
             return
         else:
             for waiting in taken:
-                resolve(waiting.future, outcome)
+                resolve(waiting.reply, outcome)
         self.release()
 
     def _delivered(self, taken: list[Waiting], shown: tuple[Tensors, ...], record: Record) -> None:
@@ -275,7 +282,7 @@ class Live:
         self.ordinal += len(taken)
         for waiting, outputs, answer in zip(taken, shown, record.answers[-len(taken) :], strict=True):
             whole = answer if answer.outputs is not None else replace(answer, outputs=outputs)  # too large to keep
-            resolve(waiting.future, (whole, False))
+            resolve(waiting.reply, (whole, False))
         self.delivered = self.ordinal
 
     def _again(self, taken: list[Waiting]) -> None:
@@ -288,11 +295,5 @@ class Live:
         self._again([w for w in taken if w.tries < MAX_TRIES])
         for waiting in taken:
             if waiting.tries >= MAX_TRIES:
-                resolve(waiting.future, error)
+                resolve(waiting.reply, error)
         self._refresh()
-
-
-def _folded(taken: list[Waiting]) -> tuple[np.ndarray, ...]:
-    if len(taken) == 1:
-        return taken[0].request.chunk
-    return tuple(np.concatenate(parts) for parts in zip(*(w.request.chunk for w in taken), strict=True))

@@ -2,17 +2,21 @@
 
 import asyncio
 import hashlib
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.engine.runtime import Chunk
+import numpy as np
+from msgspec import Struct
+
 from service.errors import AlreadyApplied, PositionConflict
 from service.sampling import Sampling
-from service.state import Answer, Record
+from service.state import Answer, Chunk, Record
 from service.views import View
+from service.work import Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Advance:
+class Advance(Struct, frozen=True):
     """Consume a chunk of one or more steps. ``position``: where it applies; None: wherever the session stands."""
 
     chunk: Chunk
@@ -27,11 +31,8 @@ class Advance:
     @property
     def digest(self) -> bytes:
         """What tells a repeat from another request at the same position."""
-        digest = hashlib.blake2b(b"\1" if self.view.every else b"\0", digest_size=16, salt=b"advance")
-        digest.update(self.view.top_k.to_bytes(4, "little"))
-        for array in self.chunk:
-            digest.update(array.tobytes())
-        return digest.digest()
+        told = b"".join((_shown(self.view.every, self.view.top_k), *(array.tobytes() for array in self.chunk)))
+        return hashlib.blake2b(told, digest_size=16, salt=b"advance").digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,8 @@ class Generate:
         return hashlib.blake2b(told, digest_size=16, salt=b"generate").digest()
 
 
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """An ``Advance`` in a session's queue, with the future of the one who waits for it.
+class Waiting(Struct, eq=False):
+    """An ``Advance`` in a session's queue, with the reply to the one who waits for it: (answer, whether a repeat's).
 
     ``seen`` counts the answers that the session had delivered when it came: those from there on may still be on
     their way to the client, and are kept for a repeat until a request comes that was sent after they arrived.
@@ -69,7 +69,7 @@ class Waiting:
     """
 
     request: Advance
-    future: "asyncio.Future[tuple[Answer, bool]]"
+    reply: Reply
     deadline: float
     seen: int
     steps: int
@@ -79,12 +79,14 @@ class Waiting:
     renewed: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Turn:
+class Turn(Struct, eq=False):
     """A place in a session's queue for work of several ticks, which has the session to itself while it runs."""
 
-    future: "asyncio.Future[None]"
+    reply: "asyncio.Future[None]"
     deadline: float
+
+
+_shown = struct.Struct("<?I").pack
 
 
 def repeated(record: Record, position: int | None, digest: bytes) -> Answer | None:
@@ -107,5 +109,13 @@ def repeated(record: Record, position: int | None, digest: bytes) -> Answer | No
 def outdated(record: Record, waiting: Waiting) -> bool:
     """Whether to look, once, if another replica has moved the session: the request is for elsewhere."""
     position = waiting.request.position
-    kept = any(a.start == position and a.digest == waiting.digest for a in record.answers)
-    return not (waiting.renewed or kept or position in (None, record.position))
+    if position is None or position == record.position or waiting.renewed:
+        return False
+    return not any(a.start == position and a.digest == waiting.digest for a in record.answers)
+
+
+def folded(taken: Sequence[Waiting]) -> Chunk:
+    """The chunks of requests that follow each other, as one."""
+    if len(taken) == 1:
+        return taken[0].request.chunk
+    return tuple(np.concatenate(parts) for parts in zip(*(w.request.chunk for w in taken), strict=True))

@@ -8,33 +8,32 @@ one tick is folded there, work of several ticks takes a turn (``Turns``).
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from service.clock import Clock
-from service.engine.runtime import Chunk
 from service.errors import (
     GatesNotKept,
     InvalidInput,
     ModelNotLoaded,
     Overloaded,
     ServiceError,
-    TooLarge,
     UndecodableState,
 )
 from service.metrics import Metrics
 from service.models import Model, Models
 from service.sessions.arena import Arena, ended, unknown
-from service.sessions.generation import Generated, Generation, Source
+from service.sessions.generation import Generated
+from service.sessions.live import Live
 from service.sessions.requests import Advance, Generate
-from service.sessions.turns import Turns, run_segments
+from service.sessions.stateless import Stateless
+from service.sessions.turns import Turns
 from service.settings import Settings
-from service.state import Answer, Identity, Record, Tensors
-from service.step import Stepped
+from service.state import Answer, Identity, Record
 from service.stores.base import Ended, EndReason, Listed, Store
-from service.trace import Layer, begun, segment_steps
-from service.views import View
+from service.trace import Layer, begun
+from service.work import Reply, resolve
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +42,20 @@ SWEEP_BATCH = 200  # sessions that one sweep transaction ends: short enough that
 T = TypeVar("T")
 
 
-class Sessions:
+class Sessions(Stateless):
     """All sessions of the service."""
 
     def __init__(self, models: Models, store: Store, settings: Settings, clock: Clock, metrics: Metrics) -> None:
+        super().__init__(settings, clock)
         self.models = models
         self._store = store
-        self._settings = settings
-        self._clock = clock
         self._metrics = metrics
         self._arena = Arena(models, store, settings, clock, metrics.loops_ended.inc)
         self._io = ThreadPoolExecutor(2, thread_name_prefix="store")
         self._looks = ThreadPoolExecutor(1, thread_name_prefix="gates")  # its own, so that no commit waits behind one
         self._looking = 0
-        self._turns = Turns(store, settings, clock, self._io, self._arena.renew)
+        self._waking: dict[str, set[asyncio.Task[None]]] = {}  # requests of sessions that are being loaded
+        self._turns = Turns(store, settings, clock, self._io, self._arena.renew, metrics.replayed.inc)
         self._sweeper: asyncio.Task[None] | None = None
         metrics.count_sessions(lambda: len(self._arena), store.count)
 
@@ -137,18 +136,52 @@ class Sessions:
         """The model that a session is pinned to: what its inputs have to look like."""
         return (await self._arena.get(id, owner)).model
 
+    def at_hand(self, id: str, owner: str) -> Live | None:
+        """A session that can be advanced at once; None where it has to be looked for."""
+        return None if self._waking and id in self._waking else self._arena.at_hand(id, owner)
+
     async def advance(self, id: str, request: Advance, owner: str) -> tuple[Answer, bool]:
         """Consume a chunk, exactly once; the answer, and whether it is that of an earlier request that this repeats."""
+        reply: asyncio.Future[tuple[Answer, bool]] = asyncio.get_running_loop().create_future()
+        self.submit(id, request, owner, reply)
+        return await reply
+
+    def submit(self, id: str, request: Advance, owner: str, reply: Reply) -> None:
+        """``advance`` for who does not wait in a coroutine: the reply gets what that returns, or raises.
+
+        What can be refused at once is raised here. A request whose reply is done before it runs is dropped. Those of
+        one session apply in the order in which they are submitted, also where it has to be loaded first.
+        """
+        live = self.at_hand(id, owner)
+        if live is not None:
+            self.advance_live(live, request, reply)
+            return
         self._check_steps(request.steps)
-        live = await self._arena.get(id, owner)
-        deadline = self._deadline()
-        if request.steps <= segment_steps(live.record.trace, live.model.segment_steps):
-            answer, repeated = await live.advance(request, deadline)
+        task = asyncio.create_task(self._woken(id, request, owner, reply))
+        self._waking.setdefault(id, set()).add(task)
+
+    def advance_live(self, live: Live, request: Advance, reply: Reply) -> None:
+        """``submit`` for a session that is ``at_hand``: right after that call, before anything else runs."""
+        self._check_steps(request.steps)
+        if live.takes(request):
+            live.advance(request, self._deadline(), reply)
         else:
-            answer, repeated = await self._turns.advance(live, request, deadline)
-        if repeated:
-            self._metrics.replayed.inc()
-        return answer, repeated
+            self._turns.advance(live, request, self._deadline(), reply)
+
+    def leave(self, reply: Reply) -> None:
+        """Nobody waits for this reply any more: it is done, which is asked before it runs."""
+
+    async def _woken(self, id: str, request: Advance, owner: str, reply: Reply) -> None:
+        """Load the session first; loads end in the order in which they were begun."""
+        try:
+            self.advance_live(await self._arena.get(id, owner), request, reply)
+        except Exception as error:  # noqa: BLE001 - who asked is told, whatever it is
+            resolve(reply, error)
+        finally:
+            others = self._waking[id]
+            others.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            if not others:
+                del self._waking[id]
 
     async def generate(self, id: str, request: Generate, owner: str) -> Generated:
         """Continue a session, all or nothing: with ``advance`` committed once, at the end."""
@@ -185,45 +218,7 @@ class Sessions:
             live.interrupt()
         await self._turns.hold(live, self._deadline(), lambda _: self._end(id, owner))
 
-    # ---- without a session
-
-    async def predict(self, model: Model, chunks: Sequence[Chunk], view: View) -> list[Tensors]:
-        """Run whole sequences from the initial state; what is shown of each."""
-        if len(chunks) > self._settings.max_sequences:
-            raise TooLarge(f"at most {self._settings.max_sequences} sequences in one request", field="inputs")
-        self._check_steps(sum(len(chunk[0]) for chunk in chunks))
-        deadline = self._deadline()
-        begin = Stepped(model.engine.initial_row, b"", ())
-        runs = [asyncio.ensure_future(run_segments(model, begin, chunk, view, deadline)) for chunk in chunks]
-        try:
-            return [done.shown[0] for done in await asyncio.gather(*runs)]
-        finally:  # after a failure, or when the client has gone, nobody wants the others
-            for run in runs:
-                run.cancel()
-
-    def generate_from(self, model: Model, prompt: Chunk, request: Generate) -> "AsyncIterator[Generated]":
-        """Continue a prompt from the initial state, without a session."""
-        self._check_steps(len(prompt[0]))
-        self._check_generation(model, request)
-        return self._generated_from(model, prompt, request)
-
-    async def _generated_from(self, model: Model, prompt: Chunk, request: Generate) -> "AsyncIterator[Generated]":
-        deadline = self._deadline()
-        begin = Stepped(model.engine.initial_row, b"", ())
-        start = await run_segments(model, begin, prompt, View(), deadline)
-        source = Source(start.row, start.output, len(prompt[0]))
-        generation = Generation(model, request, source, deadline=float("inf"))  # it has begun: it is not cut off
-        async for generated in generation.run():
-            yield generated
-
     # ---- inside
-
-    def _deadline(self) -> float:
-        return self._clock.monotonic() + self._settings.queue_timeout_s
-
-    def _check_steps(self, steps: int) -> None:
-        if steps > self._settings.max_steps:
-            raise TooLarge(f"at most {self._settings.max_steps} steps in one request, got {steps}", field="inputs")
 
     def _check_gates(self, model: Model, gates: int) -> None:
         if gates:
@@ -241,11 +236,6 @@ class Sessions:
             return await asyncio.get_running_loop().run_in_executor(self._looks, layers, trace, last)
         finally:
             self._looking -= 1
-
-    def _check_generation(self, model: Model, request: Generate) -> None:
-        model.check_generates()
-        if request.max_steps > self._settings.max_steps:
-            raise TooLarge(f"max_steps is at most {self._settings.max_steps}", field="max_steps")
 
     async def _end(self, id: str, owner: str) -> None:
         if not await self._in_io(self._store.end, id, "deleted", self._clock.now()):

@@ -7,25 +7,25 @@ commit. What is not streamed is computed as a draft and committed once, at the e
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from msgspec import structs
 
 from service.clock import Clock
-from service.engine.runtime import Chunk
 from service.errors import NothingToContinue, PositionConflict, SessionEnded, ShuttingDown, WriteConflict
+from service.items import GrowingAnswer, Item, Part, Stepped, next_record
 from service.models import Model
-from service.sessions.caller import Caller, ClientGone
-from service.sessions.generation import Generated, Generation, Gone, Source, joined, retold
+from service.sessions.caller import Caller, ClientGone, Gatherer
+from service.sessions.generation import Generated, Generation, Listener, Source, joined, retold
 from service.sessions.live import MAX_TRIES, Live
 from service.sessions.requests import Advance, Generate, Turn, repeated
 from service.settings import Settings
-from service.state import Answer, Record
-from service.step import Item, Part, Stepped, next_record
+from service.state import Answer, Chunk, Record
 from service.stores.base import Store
 from service.trace import begun, segment_steps
 from service.views import View
+from service.work import Reply, resolve
 
 T = TypeVar("T")
 Job = Callable[[Caller], Awaitable[T]]
@@ -42,18 +42,25 @@ class _Held(Generic[T]):
     def leave(self) -> None:
         """Its caller has gone: a job that runs stops between two ticks, one that waits never begins."""
         self.caller.leave()
-        self.turn.future.cancel()  # no effect where the turn has come
+        self.turn.reply.cancel()  # no effect where the turn has come
 
 
 class Turns:
     """Runs the work of several ticks. Mutable state: ``_tasks``, so that none is lost at a shutdown."""
 
     def __init__(
-        self, store: Store, settings: Settings, clock: Clock, io: Executor, renew: Callable[[Live], Awaitable[None]]
+        self,
+        store: Store,
+        settings: Settings,
+        clock: Clock,
+        io: Executor,
+        renew: Callable[[Live], Awaitable[None]],
+        replayed: Callable[[], None],
     ) -> None:
-        """``renew`` takes a live session's record as the store has it."""
+        """``renew`` takes a live session's record as the store has it; ``replayed`` is told of each repeat."""
         self._store = store
         self._renew = renew
+        self._replayed = replayed
         self._settings = settings
         self._clock = clock
         self._io = io
@@ -75,7 +82,7 @@ class Turns:
 
         async def held() -> T:
             try:
-                await turn.future
+                await turn.reply
                 return await self._run(live, job, caller)
             except asyncio.CancelledError:  # by `leave`, and nobody hears of it, or by `close`
                 raise ShuttingDown("the service is shutting down") from None
@@ -120,35 +127,39 @@ class Turns:
         for task in self._tasks:
             task.cancel()
 
-    async def advance(self, live: Live, request: Advance, deadline: float) -> tuple[Answer, bool]:
-        """A chunk longer than one tick takes, committed whole."""
+    def advance(self, live: Live, request: Advance, deadline: float, reply: Reply) -> None:
+        """A chunk longer than one tick takes, committed whole; it has its place in the queue when this returns."""
         digest, seen = request.digest, live.delivered
 
         async def job(caller: Caller) -> tuple[Answer, bool]:
             answer = repeated(live.record, request.position, digest)
             if answer is not None:
+                self._replayed()
                 return answer, True
             begin = Stepped(live.record.row, live.record.output, (), trace=live.record.trace)
-            done = await run_segments(live.model, begin, request.chunk, request.view, deadline, lambda: caller.gone)
+            gone = lambda: caller.gone or reply.done()  # noqa: E731 - asked between two ticks
+            done = await run_segments(live.model, begin, request.chunk, request.view, deadline, gone)
             part = Part(request.steps, request.view, digest, live.ordinal)
             record = await self._commit(live, Item(row=done.row, parts=(part,), keep_from=seen), done)
             return structs.replace(record.answers[-1], outputs=done.shown[0]), False
 
-        return await self.hold(live, deadline, job)
+        held = self._begin(live, deadline, job)
+        held.task.add_done_callback(lambda task: resolve(reply, _outcome(task)))
 
     async def generate(self, live: Live, request: Generate, deadline: float) -> Generated:
         """A whole generation; with ``advance`` committed at its end."""
 
         async def job(caller: Caller) -> Generated:
-            generation = await self._generation(live, request, deadline, caller)
+            gatherer = Gatherer(caller)
+            generation = await self._generation(live, request, deadline, gatherer)
             if isinstance(generation, Generated):
                 return generation
-            whole = joined([generated async for generated in generation.run()])
-            if caller.gone:
+            if not await generation.run() or caller.gone:
                 raise ClientGone
+            whole = joined(gatherer.parts)
             if not request.advance:
-                return replace(whole, expires_at=live.record.expires_at)
-            return await self._keep(live, request, generation.source, whole)
+                return structs.replace(whole, expires_at=live.record.expires_at)
+            return await self._keep(live, request, generation.last, whole)
 
         return await self.hold(live, deadline, job)
 
@@ -161,42 +172,32 @@ class Turns:
         async def job(caller: Caller) -> None:
             generation = await self._generation(live, request, deadline, caller, commits=request.advance)
             if isinstance(generation, Generated):
-                await caller.tell(generation)
-                return
-            finish = None
-            async for generated in generation.run():
-                await caller.tell(generated)
-                finish = generated.finish
-            if finish is None:
+                caller.tell(generation)
+            elif not await generation.run():
                 raise ClientGone
 
         held = self._begin(live, deadline, job)
-        held.task.add_done_callback(lambda _: held.caller.close())
         try:
-            async for generated in held.caller.read():
+            async for generated in held.caller.read(held.task):
                 yield generated
-            held.task.result()  # raises what went wrong
         finally:
             held.leave()
 
     async def _generation(
-        self, live: Live, request: Generate, deadline: float, caller: Caller, *, commits: bool = False
+        self, live: Live, request: Generate, deadline: float, listener: Listener, *, commits: bool = False
     ) -> Generation | Generated:
         """The generation to run, or what an earlier one came to that this request repeats."""
-        if not request.advance:
+        if not request.advance or not live.record.output:  # the last output may be in the store only
             await self._renew(live)  # no commit will find out whether another replica has moved the session
-        answer = repeated(live.record, request.position, request.digest)
+        record = live.record
+        answer = repeated(record, request.position, request.digest)
         if answer is not None:
             return retold(answer, request, live.model.signature.vocabulary)
-        return Generation(
-            live.model,
-            request,
-            _source(live.record, request.advance),
-            deadline,
-            record=live.record if commits else None,
-            committed=live.committed,
-            gone=lambda: caller.gone,
-        )
+        if not record.output:
+            raise NothingToContinue("the session has consumed no step yet: send it something to continue")
+        trace = record.trace if request.advance else b""  # what is only a what-if leaves no trace
+        source = Source(Stepped(record.row, record.output, (), trace=trace), record.position, live if commits else None)
+        return Generation(live.model, request, source, listener, deadline)
 
     async def reset(self, live: Live, deadline: float) -> Record:
         """Back to the initial state; position 0, with no answers to repeat."""
@@ -209,13 +210,12 @@ class Turns:
 
         return await self.hold(live, deadline, job)
 
-    async def _keep(self, live: Live, request: Generate, reached: Source, whole: Generated) -> Generated:
-        start = live.record.position
-        first = Answer(start, 0, request.digest, 0.0, {}, whole.seed)
+    async def _keep(self, live: Live, request: Generate, reached: Stepped, whole: Generated) -> Generated:
+        answer = GrowingAnswer(live.record.position, request.digest, whole.seed)
         part = Part(whole.steps, View(), request.digest, live.ordinal)
-        done = Stepped(reached.row, reached.output, (whole.outputs or {},), trace=reached.trace)
-        record = await self._commit(live, Item(row=reached.row, parts=(part,), extends=first), done)
-        return replace(whole, expires_at=record.expires_at)
+        done = structs.replace(reached, shown=(whole.outputs or {},))
+        record = await self._commit(live, Item(row=reached.row, parts=(part,), extends=answer), done)
+        return structs.replace(whole, expires_at=record.expires_at)
 
     async def _commit(self, live: Live, item: Item, done: Stepped) -> Record:
         return await self._put(
@@ -231,33 +231,29 @@ class Turns:
 
 
 async def run_segments(
-    model: Model, begin: Stepped, chunk: Chunk, view: View, deadline: float, gone: Gone = lambda: False
+    model: Model, begin: Stepped, chunk: Chunk, view: View, deadline: float, gone: Callable[[], bool] = lambda: False
 ) -> Stepped:
     """Run a chunk of any length from where ``begin`` stands, a tick's share at a time, as a draft.
 
-    So a long chunk does not hold up the single steps of other sessions; that its answers are the same bit for bit is
-    what the probe has found out.
+    So a long chunk does not hold up the single steps of other sessions; while there are none, the shares grow. That its
+    answers are the same bit for bit, however it is cut, is what the probe has found out.
     """
-    steps, size = len(chunk[0]), segment_steps(begin.trace, model.segment_steps)
-    shown, done = [], begin
-    for start in range(0, steps, size):
+    steps, start, shown, done = len(chunk[0]), 0, [], begin
+    size = least = segment_steps(begin.trace, model.segment_steps)
+    while start < steps:
         segment = tuple(a[start : start + size] for a in chunk)
-        share = len(segment[0])
-        first = start == 0
-        done = await model.run(
-            Item(row=done.row, chunk=segment, parts=(Part(share, view),), trace=done.trace),
-            share,
-            deadline if first else float("inf"),
-            admitted=not first,
-        )
+        share, first = len(segment[0]), start == 0
+        item = Item(row=done.row, chunk=segment, parts=(Part(share, view),), trace=done.trace)
+        ran, began_s = model.batcher.ran, model.clock.monotonic()
+        done = await model.run(item, share, deadline if first else float("inf"), admitted=not first)
         shown.append(done.shown[0])
         if gone():
             raise ClientGone
+        alone = model.batcher.ran == ran + 1 and not model.batcher.waiting
+        longer = not begin.trace and 2 * (model.clock.monotonic() - began_s) < model.lone_segment_s
+        start, size = start + share, (2 * size if longer else size) if alone else least
     return structs.replace(done, shown=(view.join(shown),))
 
 
-def _source(record: Record, advance: bool) -> Source:
-    """Where the session stands; what is only a what-if leaves no trace."""
-    if not record.output:
-        raise NothingToContinue("the session has consumed no step yet: send it something to continue")
-    return Source(record.row, record.output, record.position, record.trace if advance else b"")
+def _outcome(task: "asyncio.Task[T]") -> T | BaseException:
+    return ShuttingDown("the service is shutting down") if task.cancelled() else task.exception() or task.result()

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from onnx import NodeProto, TensorProto, checker, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper
 
 from export import graph
+from export.quantization.converting import convert
 from export.signature import attach, describe
 from export.weights import Forecast, Language, Layer, Recurrence, Weights
-from service.artifact import DType, Signature, StateSpec, TensorSpec
+from service.artifact import SIGNATURE_KEY, DType, Signature, StateSpec, TensorSpec, parse_signature
 from tests.support.reference import GATES
 
 POISON = 1e30  # a finite float32 that drives `poison` to infinity
@@ -72,6 +73,14 @@ def forecast(
     scale = random.uniform(0.5, 2.0, width).astype(np.float32)
     recurrence = random_recurrence(random, width, layers, hidden, width, cell)
     return _write_network(path, Forecast(recurrence, tuple(features), mean, scale))
+
+
+def halved(path: Path, source: Path) -> Path:
+    """An artifact as `lstm-serve quantize --type float16` makes it."""
+    model = ModelProto.FromString(source.read_bytes())
+    (signature,) = (parse_signature(entry.value) for entry in model.metadata_props if entry.key == SIGNATURE_KEY)
+    converted = convert(model, signature, "float16")
+    return _write(path, attach(converted.model, converted.signature))
 
 
 def random_recurrence(

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from service.engine.repository import LoadedModel
-from service.engine.runtime import Chunk, Engine
+from service.engine.runtime import Engine
 from service.metrics import Metrics
 from service.models import Model, Models
 from service.sampling import Sampling
@@ -15,7 +15,7 @@ from service.sessions.generation import Generated
 from service.sessions.requests import Advance, Generate
 from service.sessions.sessions import Sessions
 from service.settings import load_settings
-from service.state import Answer, Record
+from service.state import Answer, Chunk, Record
 from service.stores.base import Store
 from service.views import View
 from tests.support.fakes import Clock, FaultyStore, WatchedEngine
@@ -33,7 +33,9 @@ class Brain:
     """``Sessions`` with everything that a test looks at or meddles with. Start it in an event loop; close it there."""
 
     def __init__(self, loaded: Sequence[LoadedModel], store: Store, clock: Clock, **settings: object) -> None:
-        chosen = load_settings(**({"provider": "cpu", "inline_ms": 0} | settings))  # gates hold threads
+        chosen = load_settings(
+            **({"provider": "cpu", "inline_ms": 0, "lone_segment_ms": 0} | settings)
+        )  # gates hold threads
         self.clock, self.metrics = clock, Metrics()
         self.store = FaultyStore(store)
         watched = [LoadedModel(m.name, m.version, cast(Engine, WatchedEngine(m.engine))) for m in loaded]

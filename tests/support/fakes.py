@@ -5,9 +5,9 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from service.engine.runtime import Chunk, Engine, Run
+from service.engine.runtime import Engine, Run
 from service.errors import StoreUnavailable, UndecodableState
-from service.state import Record
+from service.state import Chunk, Record
 from service.stores.base import Ended, EndReason, Listed, Store
 
 PATIENCE_S = 10.0  # how long a test waits for what has to happen before it fails; nothing waits this long in a good run
@@ -82,18 +82,20 @@ class WatchedEngine:
         self.ticks: list[list[int]] = []  # of each tick: the steps of each of its rows
         self.rows: list[list[bytes]] = []  # of each tick: the row that each session came with
         self.broken: Exception | None = None  # raised instead of running
+        self.before_run: Callable[[], object] = lambda: None
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the engine has
         return getattr(self._engine, name)
 
-    def run(self, rows: Sequence[bytes], chunks: Sequence[Chunk]) -> Run:
+    def begin(self, rows: Sequence[bytes], chunks: Sequence[Chunk]) -> Callable[[], Run]:
         """See ``Engine``."""
         self.ticks.append([len(chunk[0]) for chunk in chunks])
         self.rows.append(list(rows))
         self.gate.pass_through()
+        self.before_run()
         if self.broken is not None:
             raise self.broken
-        return self._engine.run(rows, chunks)
+        return self._engine.begin(rows, chunks)
 
 
 class FaultyStore(Store):

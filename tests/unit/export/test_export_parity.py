@@ -33,9 +33,10 @@ from export.weights import Weights
 from model.networks import Network
 from service.artifact import Proof, Signature, StateSpec, TensorSpec
 from service.engine.probe import probe
-from service.engine.runtime import Chunk, Engine, load_engine
+from service.engine.runtime import Engine, load_engine
 from service.errors import ArtifactError
 from service.settings import load_settings
+from service.state import Chunk
 from tests.support import artifacts
 
 Load = Callable[[Weights], Engine]

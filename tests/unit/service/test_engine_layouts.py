@@ -9,10 +9,11 @@ from onnx import TensorProto
 
 from service.engine.probe import random_chunk
 from service.engine.repository import LoadedModel
-from service.engine.runtime import Chunk, Engine, Run, load_engine
+from service.engine.runtime import Engine, Run, load_engine
 from service.errors import ArtifactError
 from service.sessions.requests import Advance
 from service.settings import load_settings
+from service.state import Chunk
 from tests.support import artifacts, foreign
 from tests.support.brain import ALL, Serve, numbers, sums
 

@@ -12,9 +12,10 @@ from export.adoption.adopting import adopt_file
 from export.adoption.wishes import Wishes
 from service.engine.gates import Inspector
 from service.engine.probe import random_chunk
-from service.engine.runtime import Chunk, Engine, load_engine
+from service.engine.runtime import Engine, load_engine
 from service.errors import ModelNotLoaded, UndecodableState, UnsupportedTask
 from service.settings import load_settings
+from service.state import Chunk
 from service.trace import Layer, begun, extended
 from tests.support import adopted, artifacts, operators, reference
 

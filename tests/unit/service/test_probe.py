@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from service.engine.probe import probe, random_chunk
-from service.engine.runtime import Chunk, Engine, Run, load_engine
+from service.engine.runtime import Engine, Run, load_engine
 from service.settings import load_settings
+from service.state import Chunk
 from tests.support.signatures import document, parse
 
 

@@ -84,8 +84,8 @@ def test_impossible_symbols_are_never_drawn() -> None:
 
 def test_uniform_numbers_are_uniform_and_unlike_for_neighbours() -> None:
     """Over positions and over seeds the numbers fill [0, 1) evenly and do not follow each other."""
-    for numbers in ([uniform(1, p) for p in range(DRAWS)], [uniform(s, 1) for s in range(DRAWS)]):
-        assert 0 <= min(numbers) < max(numbers) < 1
+    for numbers in (uniform([1] * DRAWS, range(DRAWS)), uniform(range(DRAWS), [1] * DRAWS)):
+        assert 0 <= numbers.min() < numbers.max() < 1
         np.testing.assert_allclose(np.histogram(numbers, 10, (0, 1))[0] / DRAWS, 0.1, atol=0.01)
         assert abs(np.corrcoef(numbers[1:], numbers[:-1])[0, 1]) < 0.03
 
@@ -96,4 +96,4 @@ def test_a_seed_means_the_same_in_every_release() -> None:
     The words are the published ones of SplitMix64 for the seed 0; 53 bits of each are used.
     """
     words = (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F)
-    assert [uniform(0, position) for position in range(3)] == [(word >> 11) / 2**53 for word in words]
+    assert uniform([0, 0, 0], range(3)).tolist() == [(word >> 11) / 2**53 for word in words]

@@ -231,7 +231,7 @@ async def test_a_shutdown_gives_up_by_name_what_takes_too_long(
 async def test_a_loop_that_ends_by_a_fault_turns_readiness_off(brain: Brain) -> None:
     """Rule 5 of the tick, seen from outside: requests are refused by name, the fault is counted, readiness is off."""
     id = await brain.create()
-    brain.model("adder").batcher._like = lambda size: 1 // 0
+    brain.model("adder").batcher._form = lambda: 1 // 0
     for _ in range(2):
         with pytest.raises(ShuttingDown):
             await brain.add(id, 1)

@@ -8,7 +8,7 @@ from service.errors import AlreadyApplied, DeadlineExceeded, SessionEnded
 from service.sessions.caller import BACKLOG, Caller
 from service.sessions.generation import Generated
 from tests.support.brain import Brain, Serve, drawn, primed
-from tests.support.fakes import outcome, started, turns
+from tests.support.fakes import PATIENCE_S, outcome, started, turns
 
 
 async def test_who_waits_behind_a_stream_is_told_in_time(serve: Serve) -> None:
@@ -68,8 +68,11 @@ async def test_a_stream_waits_for_its_reader(brain: Brain) -> None:
 async def test_who_never_reads_is_taken_for_gone() -> None:
     """A reader who stands still for too long no longer holds anything up."""
     caller = Caller(patience_s=0.01)
-    for step in range(BACKLOG + 1):
-        await caller.tell(Generated(None, None, step, 1, None))
+    ready = [caller.tell(Generated(None, None, step, 1, None)) for step in range(BACKLOG)]
+    assert ready == [True] * (BACKLOG - 1) + [False]
+    stopped = asyncio.Event()
+    caller.when_ready(stopped.set)
+    await asyncio.wait_for(stopped.wait(), PATIENCE_S)
     assert caller.gone
 
 

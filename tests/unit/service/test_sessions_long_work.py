@@ -75,3 +75,39 @@ async def test_a_prediction_that_failed_stops_its_other_sequences(serve: Serve) 
     id = await brain.create("poison")
     assert [await brain.add(id, 1) for _ in range(3)] == [[1], [2], [3]]
     assert brain.engines["poison"].ticks[-1] == [1]
+
+
+async def test_segments_grow_while_nobody_else_is_served(serve: Serve) -> None:
+    """A long chunk that has the model to itself is cut less often, up to the time that a segment may take."""
+    brain = serve(segment_steps=2, lone_segment_ms=3)
+    id, ticks = await brain.create(), brain.engines["adder"].ticks
+    assert await brain.add(id, *[1] * 20) == [*range(1, 21)]
+    assert ticks == [[2], [4], [8], [6]]
+    ticks.clear()
+    brain.engines["adder"].before_run = lambda: brain.clock.move(0.001 * ticks[-1][0])  # each step takes 1 ms
+    await brain.add(id, *[1] * 6)
+    assert ticks == [[2], [2], [2]]
+
+
+async def test_one_step_at_a_time_stays_one(serve: Serve) -> None:
+    """Of a model that takes one step at a time, and one whose chunks may not be cut, segments do not grow."""
+    brain = serve(lone_segment_ms=3)
+    id = await brain.create("one_step")
+    await brain.add(id, *[1] * 5)
+    assert brain.engines["one_step"].ticks == [[1]] * 5
+    assert brain.model("looks_ahead").lone_segment_s == 0
+
+
+async def test_segments_are_short_again_once_others_come(serve: Serve) -> None:
+    """Whoever else is served waits for one long segment at most."""
+    brain = serve(segment_steps=2, lone_segment_ms=3)
+    long, short = await brain.create(), await brain.create()
+    engine = brain.engines["adder"]
+    engine.gate.shut()
+    (chunk,) = await started(brain.add(long, *[1] * 20))
+    await engine.gate.reached()
+    await engine.gate.next()  # the second segment, of 4 steps, stands at the gate
+    (other,) = await started(brain.add(short, 5))
+    engine.gate.open()
+    await asyncio.gather(chunk, other)
+    assert engine.ticks == [[2], [4], [1], [2], [4], [8]]

@@ -14,6 +14,9 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"durability": "disk"}, "durability"),
     ({"provider": "tpu"}, "provider"),
     ({"tune": "perhaps"}, "tune"),
+    ({"overlap": "always"}, "overlap"),
+    ({"resident_mb": -1}, "resident_mb"),
+    ({"resident_mb": 2**20 + 1}, "resident_mb"),
     ({"threads": 0}, "threads"),
     ({"threads": 257}, "threads"),
     ({"max_batch": 0}, "max_batch"),
@@ -21,6 +24,9 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"inline_ms": -1}, "inline_ms"),
     ({"inline_ms": 1001}, "inline_ms"),
     ({"inline_ms": "nan"}, "inline_ms"),
+    ({"lone_segment_ms": -1}, "lone_segment_ms"),
+    ({"lone_segment_ms": 1001}, "lone_segment_ms"),
+    ({"lone_segment_ms": "nan"}, "lone_segment_ms"),
     ({"max_cells": 0}, "max_cells"),
     ({"max_cells": 2**24 + 1}, "max_cells"),
     ({"segment_steps": 0}, "segment_steps"),
@@ -54,6 +60,7 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"tombstone_s": 4e8}, "tombstone_s"),
     ({"sweep_interval_s": 3601}, "sweep_interval_s"),
     ({"drain_s": 3601}, "drain_s"),
+    ({"http_workers": 65}, "http_workers"),
 ]
 
 

@@ -8,9 +8,10 @@ from msgspec.structs import replace
 
 from service.engine.repository import LoadedModel
 from service.errors import NotFinite, StoreUnavailable, UndecodableState, WriteConflict
+from service.items import STREAM_SHARE, Feed, GrowingAnswer, Item, Part, Stepped, next_record
 from service.sampling import Sampling
-from service.state import Answer, Record
-from service.step import STREAM_SHARE, Feed, Item, Part, Stepped, Stepper, next_record
+from service.state import Record
+from service.step import Stepper
 from service.stores.memory import MemoryStore
 from service.trace import begun, extended
 from service.views import View
@@ -38,6 +39,9 @@ class Counts:
         """See ``StepObserver``."""
         assert seconds > 0
         self.commits.append(rows)
+
+    def generated(self, steps: int) -> None:
+        """See ``StepObserver``."""
 
 
 class Bench:
@@ -208,22 +212,22 @@ def test_the_latest_answers_that_fit_keep_their_outputs(fresh: Record) -> None:
 def test_a_streamed_answer_grows_step_by_step(fresh: Record) -> None:
     """A generation has one answer, to which each of its steps adds; earlier answers are given up."""
     before = follow(fresh, [2])
-    grown = Answer(2, 0, b"generate", 0.0, {}, seed=5)
+    item = Item(row=b"", parts=(Part(1, View(), b"generate"),), extends=GrowingAnswer(2, b"generate", seed=5))
+    earlier = []
     for n in range(3):
-        item = Item(row=b"", parts=(Part(1, View(), b"generate"),), extends=grown)
         before = next_record(before, item, Stepped(b"", b"", ({"n": np.array([n])},)), 500.0, 1000)
         (grown,) = before.answers
+        earlier.append(grown.outputs)
+    assert [shown["n"].tolist() for shown in earlier if shown] == [[0], [0, 1], [0, 1, 2]]
     assert (grown.start, grown.steps, grown.seed, grown.expires_at) == (2, 3, 5, 560.0)
-    assert grown.outputs is not None
-    assert grown.outputs["n"].tolist() == [0, 1, 2]
+    assert grown.digest == b"generate"
 
 
 def test_a_long_streamed_answer_keeps_its_tail(fresh: Record) -> None:
     """It is written anew with every step, so the first steps are given up, and it is told how many."""
-    grown = Answer(0, 0, b"", 0.0, {}, seed=5)
+    item = Item(row=b"", parts=(Part(1, View()),), extends=GrowingAnswer(0, b"", seed=5))
     before, limit = fresh, 8 * STREAM_SHARE * 10  # ten numbers of eight bytes
     for step in range(100):
-        item = Item(row=b"", parts=(Part(1, View()),), extends=grown)
         stepped = Stepped(b"", b"", ({"n": np.array([float(step)])},))
         before = next_record(before, item, stepped, 500.0, limit)
         (grown,) = before.answers

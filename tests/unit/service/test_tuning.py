@@ -10,10 +10,11 @@ import pytest
 
 from service.engine import tuning
 from service.engine.repository import load_repository
-from service.engine.runtime import Chunk, Engine, Run
+from service.engine.runtime import Engine, Run
 from service.engine.tuning import Choice, Cost, Tuner
 from service.errors import ArtifactError
 from service.settings import load_settings
+from service.state import Chunk
 from tests.support.signatures import document, parse
 
 Price = Callable[[int, int], Cost]  # what a tick takes, in seconds, by its rows and the threads
@@ -228,6 +229,15 @@ def test_what_is_chosen_is_logged_and_serves_the_same(repository: Path, caplog: 
     assert answers[0] == answers[1]
     assert "measured: threads 1, ticks of 1 to " in caplog.text
     assert "as set: threads 1, ticks of 1 to 256 rows" in caplog.text
+
+
+def test_front_ends_keep_a_core_each(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads requests must not wait for the threads of a tick."""
+    spare: list[int] = []
+    monkeypatch.setattr(Tuner, "tune", lambda _, cores, reopen: spare.append(cores))
+    for workers in (0, 3):
+        load_repository(repository, load_settings(provider="cpu", http_workers=workers))
+    assert spare[0] - spare[-1] == 3
 
 
 @pytest.mark.parametrize("error", [ArtifactError("gone"), RuntimeError("no memory")])

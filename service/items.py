@@ -1,0 +1,130 @@
+"""What goes into a tick and comes out of it, row by row: items, what became of them, and the records that are kept."""
+
+import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
+
+from service.errors import NotFinite, StoreUnavailable, UndecodableState, WriteConflict
+from service.sampling import Sampling
+from service.state import Answer, Chunk, Record, Tensors
+from service.views import View
+
+STREAM_SHARE = 8  # of the bytes of kept answers, this part is written anew with every step of a stream
+
+
+class Feed(Struct, frozen=True):
+    """An input that is made from the model's own last output: a sampled symbol, or the forecast itself."""
+
+    output: bytes
+    position: int
+    sampling: Sampling | None = None
+
+
+class Part(Struct, frozen=True):
+    """One request's share of an item: so many steps, and what its client wants to see of them."""
+
+    steps: int
+    view: View
+    digest: bytes = b""
+    ordinal: int = 0
+
+
+class GrowingAnswer:
+    """The answer of a streamed request. It is written anew with every step, so only its tail is kept.
+
+    Mutable state, touched by one tick at a time: ``_steps``, ``_dropped``, and ``_room``, arrays longer than what is
+    kept: a step is written behind all that earlier answers show of them, so that nothing has to be copied.
+    """
+
+    __slots__ = ("_digest", "_dropped", "_room", "_seed", "_start", "_steps")
+
+    def __init__(self, start: int, digest: bytes, seed: int | None) -> None:
+        self._start, self._digest, self._seed = start, digest, seed
+        self._steps = self._dropped = 0
+        self._room: dict[str, np.ndarray] = {}
+
+    def grown(self, steps: int, outputs: Tensors, expires_at: float, keep_bytes: int) -> Answer:
+        """The answer with so many more steps."""
+        begin = self._steps - self._dropped
+        self._steps += steps
+        end, size, shown = begin + steps, 0, {}
+        for name, values in outputs.items():
+            room = self._room.get(name, values[:0])
+            if len(room) < end:
+                further = np.empty((2 * end - begin, *values.shape[1:]), values.dtype)
+                self._room[name] = room = np.concatenate((room[:begin], further))
+            room[begin:end] = values
+            shown[name] = kept = room[:end]
+            size += kept.nbytes
+        limit = keep_bytes // STREAM_SHARE
+        if size > limit:  # then half of what may be kept stays, so that not every step has to move it
+            left = end * limit // (2 * size)
+            shown = {name: values[end - left :].copy() for name, values in shown.items()}
+            self._dropped, self._room = self._steps - left, dict(shown)
+        return Answer(self._start, self._steps, self._digest, expires_at, shown, self._seed, self._dropped)
+
+
+class Item(Struct, frozen=True):
+    """One row of a tick.
+
+    ``chunk`` or ``feed`` is what it consumes. With ``record`` the row is committed as that session's next record;
+    without, it is a draft that only comes back. ``keep_from``: answers of the session from this ordinal on may still
+    be asked for again. ``extends``: the answer of a streamed request, which grows by this step. ``trace``: what the
+    session keeps to show its gates, up to this item; b"" where it keeps nothing.
+    """
+
+    row: bytes
+    parts: tuple[Part, ...]
+    chunk: Chunk | None = None
+    feed: Feed | None = None
+    record: Record | None = None
+    keep_from: int = 0
+    extends: "GrowingAnswer | None" = None
+    trace: bytes = b""
+
+    @property
+    def shows_last(self) -> bool:
+        """Whether one request is shown the most likely symbols after its last step."""
+        return len(self.parts) == 1 and self.parts[0].view.top_k > 0 and not self.parts[0].view.every
+
+
+class Stepped(Struct, frozen=True):
+    """The outcome of an item: the new row, the last step's first output, what each part is shown, the record that
+    was committed, if the item had one, and the trace with this item's steps."""
+
+    row: bytes
+    output: bytes
+    shown: tuple[Tensors, ...]
+    record: Record | None = None
+    trace: bytes = b""
+
+
+Outcome = Stepped | NotFinite | UndecodableState | WriteConflict | StoreUnavailable
+
+
+def next_record(record: Record, item: Item, stepped: Stepped, now: float, keep_bytes: int) -> Record:
+    """The record after an item, with the answers that may still be asked for again."""
+    expires_at = now + record.identity.ttl_s
+    steps = sum(part.steps for part in item.parts)
+    if item.extends is not None:
+        kept: tuple[Answer, ...] = (item.extends.grown(steps, stepped.shown[0], expires_at, keep_bytes),)
+    else:
+        answers, start = [a for a in record.answers if a.ordinal >= item.keep_from], record.position
+        for part, outputs in zip(item.parts, stepped.shown, strict=True):
+            answers.append(Answer(start, part.steps, part.digest, expires_at, outputs, ordinal=part.ordinal))
+            start += part.steps
+        kept = _within(answers, keep_bytes)
+    position, revision = record.position + steps, record.revision + 1
+    return Record(record.identity, position, revision, stepped.row, stepped.output, kept, expires_at, stepped.trace)
+
+
+def _within(answers: list[Answer], keep_bytes: int) -> tuple[Answer, ...]:
+    """The latest answers whose outputs fit; the outputs of the earlier ones are dropped, not the fact of them."""
+    if sum([answer.size() for answer in answers]) <= keep_bytes:
+        return tuple(answers)
+    left = keep_bytes
+    kept: list[Answer] = []
+    for answer in reversed(answers):
+        left -= answer.size()
+        kept.append(answer if left >= 0 else replace(answer, outputs=None))
+    return tuple(reversed(kept))
