@@ -105,13 +105,13 @@ Outcome = Stepped | NotFinite | UndecodableState | WriteConflict | StoreUnavaila
 def next_record(record: Record, item: Item, stepped: Stepped, now: float, keep_bytes: int) -> Record:
     """The record after an item, with the answers that may still be asked for again."""
     expires_at = now + record.identity.ttl_s
-    steps = sum(part.steps for part in item.parts)
+    steps = sum([part.steps for part in item.parts])
     if item.extends is not None:
         kept: tuple[Answer, ...] = (item.extends.grown(steps, stepped.shown[0], expires_at, keep_bytes),)
     else:
         answers, start = [a for a in record.answers if a.ordinal >= item.keep_from], record.position
         for part, outputs in zip(item.parts, stepped.shown, strict=True):
-            answers.append(Answer(start, part.steps, part.digest, expires_at, outputs, ordinal=part.ordinal))
+            answers.append(Answer(start, part.steps, part.digest, expires_at, outputs, None, 0, part.ordinal))
             start += part.steps
         kept = _within(answers, keep_bytes)
     position, revision = record.position + steps, record.revision + 1

@@ -51,8 +51,8 @@ def view_of(signature: Signature, returned: str, top_k: int | None) -> View:
     if signature.vocabulary is None:
         if top_k is not None:
             raise InvalidInput("top_k is for language models", field="top_k")
-        return View(every=returned == "all")
-    return View(every=returned == "all", top_k=min(top_k or DEFAULT_TOP_K, len(signature.vocabulary)))
+        return View(returned == "all")
+    return View(returned == "all", min(top_k or DEFAULT_TOP_K, len(signature.vocabulary)))
 
 
 def check_answer(signature: Signature, view: View, shown: int) -> None:

@@ -31,7 +31,7 @@ class Advance(Struct, frozen=True):
     @property
     def digest(self) -> bytes:
         """What tells a repeat from another request at the same position."""
-        told = b"".join((_shown(self.view.every, self.view.top_k), *(array.tobytes() for array in self.chunk)))
+        told = b"".join([_shown(self.view.every, self.view.top_k), *[array.tobytes() for array in self.chunk]])
         return hashlib.blake2b(told, digest_size=16, salt=b"advance").digest()
 
 
