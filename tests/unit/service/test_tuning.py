@@ -13,6 +13,7 @@ from service.engine.repository import load_repository
 from service.engine.runtime import Engine, Run
 from service.engine.tuning import Choice, Cost, Tuner
 from service.errors import ArtifactError
+from service.fronts import supervisor
 from service.settings import load_settings
 from service.state import Chunk
 from tests.support.signatures import document, parse
@@ -269,3 +270,10 @@ def test_a_padding_that_fails_is_not_kept() -> None:
     with pytest.raises(RuntimeError):
         Tuner(engine, load_settings(), spent=lambda: meter.total).tune(1, _never)
     assert engine.min_rows == 1
+
+
+def test_a_process_of_its_own_measures_what_nobody_has_chosen() -> None:
+    """An engine behind front ends gets what the operator has said, not the defaults as if they had been said."""
+    told = supervisor._environment(load_settings(http_workers=2, max_batch=64), port=1)
+    assert {"LSTM_SERVE_MAX_BATCH": "64", "LSTM_SERVE_PORT": "1"}.items() <= told.items()
+    assert "LSTM_SERVE_THREADS" not in told
