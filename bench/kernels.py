@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.artifact import Signature
 from service.engine import ort
-from service.engine.providers import CPU, CUDA, session_options
-from service.engine.residence import banks_of, resident
+from service.engine.providers import CPU, CUDA, open_session, session_options
+from service.engine.residence import banks_of, putting, resident
 from service.engine.resident import Opened, ResidentEngine
 from service.engine.runtime import Engine
 from service.settings import Settings
@@ -59,14 +58,11 @@ def read(events: list[dict[str, Any]], seconds: float, lasted_s: float) -> Share
 def _watched(
     engine: Engine, slots: int, settings: Settings, prefix: Path
 ) -> tuple[ResidentEngine, ort.InferenceSession]:
-    content, signature = engine.path.read_bytes(), engine.signature
+    banks = banks_of(engine.signature)
     options = session_options(settings)
     options.enable_profiling = True
     options.profile_file_prefix = str(prefix)
     chosen = [CUDA, CPU] if engine.provider == "cuda" else [CPU]
-    session = ort.InferenceSession(resident(content, banks_of(signature)), options, providers=chosen)
-    return ResidentEngine(Opened(session, _putting(content, signature, settings)), engine, slots), session
-
-
-def _putting(content: bytes, signature: Signature, settings: Settings) -> tuple[ort.InferenceSession, ...]:
-    return Opened.of(content, signature, settings).putting
+    session = ort.InferenceSession(resident(engine.path.read_bytes(), banks), options, providers=chosen)
+    putter = open_session(putting(banks), settings)
+    return ResidentEngine(Opened(session, putter), engine, slots), session

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 from service.clock import Clock
@@ -23,9 +22,10 @@ W = TypeVar("W")
 @dataclass(frozen=True, slots=True)
 class Parts(Generic[W]):
     """What a tick does: ``begin``, and of what that came to ``finish`` makes the outcomes, in the order of ticks, while
-    the next one may begin. Without ``finish`` those are the outcomes.
+    the next one may begin.
 
-    ``over`` is told on the event loop's thread: the outcomes, or the exception that the tick ended with.
+    Without ``finish`` those are the outcomes. ``over`` is told on the event loop's thread: the outcomes, or the
+    exception that the tick ended with.
     """
 
     begin: Callable[[Sequence[W]], Any]
@@ -35,10 +35,12 @@ class Parts(Generic[W]):
 
 @dataclass(frozen=True, slots=True)
 class _Ending(Generic[W]):
-    """A tick whose second part runs."""
+    """A tick whose second part runs, since ``since``, after a first one of ``began_s``."""
 
     tick: Sequence[W]
     outcomes: "asyncio.Future[Sequence[object]]"
+    since: float
+    began_s: float
 
 
 class Pipeline(Generic[W]):
@@ -50,8 +52,8 @@ class Pipeline(Generic[W]):
     def __init__(self, parts: Parts[W], wake: asyncio.Event, *, name: str, inline_s: float, clock: Clock) -> None:
         """``wake`` is set when a tick has been finished: ``settle`` then tells of it.
 
-        ``inline_s``: while ticks of one part take less than this, they run on the event loop itself: handing one to a
-        thread and sharing the interpreter's lock with it costs more than such a tick holds up. 0: always in threads.
+        ``inline_s``: while ticks take less than this, they run on the event loop itself: handing one to a thread and
+        sharing the interpreter's lock with it costs more than such a tick holds up. 0: always in the threads.
         """
         self._parts = parts
         self._wake = wake
@@ -73,23 +75,23 @@ class Pipeline(Generic[W]):
         return waiting > 0 and 2 * waiting >= len(self.ending)
 
     async def run(self, tick: Sequence[W]) -> None:
-        """Run a tick, its first part at least, where ticks like the latest ones are cheapest.
+        """Run a tick, at least its first part, where ticks like the latest ones are cheapest.
 
-        One slow tick moves the next ones to the thread.
+        One slow tick moves the next ones to the threads.
         """
-        finish, started = self._parts.finish, self._clock.monotonic()
-        inline = finish is None and self._tick_s < self._inline_s
+        started = self._clock.monotonic()
+        inline = self._ending is None and self._tick_s < self._inline_s
         came_to: Sequence[object] | Exception
         try:
-            came_to = begun = self._parts.begin(tick) if inline else await self._begun(tick)
-            if finish is not None:
-                await self._end(tick, partial(finish, begun))
+            begun = self._parts.begin(tick) if inline else await self._begun(tick)
+            finish = self._parts.finish
+            if finish is not None and not inline:
+                await self._end(tick, finish, begun, self._clock.monotonic() - started)
                 return
+            came_to = begun if finish is None else finish(begun)
         except Exception as error:  # noqa: BLE001 - whatever a tick raises goes to its own works; the loop goes on
             came_to = error
-        took_s = self._clock.monotonic() - started
-        slower = took_s > self._tick_s or math.isinf(self._tick_s)
-        self._tick_s = took_s if slower else self._tick_s + _SMOOTHING * (took_s - self._tick_s)
+        self._took(self._clock.monotonic() - started)
         self._parts.over(tick, came_to)
 
     async def _begun(self, tick: Sequence[W]) -> Any:  # noqa: ANN401 - whatever begin answers
@@ -100,23 +102,30 @@ class Pipeline(Generic[W]):
             self.settle()
         return await begun
 
-    async def _end(self, tick: Sequence[W], finish: Callable[[], Sequence[object]]) -> None:
+    async def _end(
+        self, tick: Sequence[W], finish: Callable[[Any], Sequence[object]], begun: object, began_s: float
+    ) -> None:
         """Have the second part run, after that of the tick before."""
         while self._ending is not None:
             await asyncio.wait([self._ending.outcomes])
             self.settle()
-        outcomes = asyncio.get_running_loop().run_in_executor(self._finishing, finish)
+        outcomes = asyncio.get_running_loop().run_in_executor(self._finishing, finish, begun)
         outcomes.add_done_callback(lambda _: self._wake.set())
-        self._ending = _Ending(tick, outcomes)
+        self._ending = _Ending(tick, outcomes, self._clock.monotonic(), began_s)
 
     def settle(self) -> None:
         """Tell of the tick that was being finished, if it is."""
         ending = self._ending
         if ending is None or not ending.outcomes.done():
             return
+        self._took(ending.began_s + self._clock.monotonic() - ending.since)
         error = ending.outcomes.exception()
         self._parts.over(ending.tick, error if isinstance(error, Exception) else ending.outcomes.result())
         self._ending = None
+
+    def _took(self, seconds: float) -> None:
+        slower = seconds > self._tick_s or math.isinf(self._tick_s)
+        self._tick_s = seconds if slower else self._tick_s + _SMOOTHING * (seconds - self._tick_s)
 
     def abandon(self, *, at_once: bool) -> Sequence[W]:
         """Nobody settles any more: the works that have to be told so.

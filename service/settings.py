@@ -66,8 +66,8 @@ class Settings(BaseSettings):
     )
     overlap: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="whether each tick is committed in a thread of its own while the next one is computed in another: "
-        "auto = on a GPU, where that needs no processor",
+        description="whether ticks too long for inline_ms are committed in a thread of their own while the next one is "
+        "computed in another; auto = on a GPU, where computing needs no processor",
     )
     segment_steps: int = Field(
         64,

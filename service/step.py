@@ -83,7 +83,7 @@ class Stepper:
         done = begun.bring_in()
         lengths = [len(chunk[0]) for chunk in chunks]
         self._observer.ran(len(items), sum(lengths), done.padding, begun.seconds + perf_counter() - started)
-        last = done.outputs[self._output.name][np.arange(len(items)), np.array(lengths) - 1]  # [rows, *step]
+        last = _last(done.outputs[self._output.name], lengths)  # [rows, *step]
         shown = self._shown(items, lengths, done, begun.fed, last)
         outcomes = self._commit(self._outcomes(items, chunks, done, shown, last.tobytes()))
         if begun.fed:
@@ -174,6 +174,14 @@ class Stepper:
             if not ok:
                 outcomes[i] = WriteConflict("the session was moved by another replica")
         return outcomes
+
+
+def _last(output: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+    """Of an output [rows, longest, *step] the last step of each row."""
+    last: np.ndarray = output[:, 0]
+    if output.shape[1] > 1:
+        last = output[np.arange(len(lengths)), np.array(lengths) - 1]
+    return last
 
 
 def _shares(parts: Sequence[Part], outputs: Tensors) -> tuple[Tensors, ...]:

@@ -58,8 +58,11 @@ def top(logprobs: np.ndarray, k: int) -> Tensors:
     Of equal values the one with the smaller index comes first.
     """
     rows = logprobs.reshape(-1, logprobs.shape[-1])
-    tokens = rows.argmax(1)[:, None] if k == 1 else np.argsort(-rows, axis=1, kind="stable")[:, :k]
-    shown = rows[np.arange(len(rows))[:, None], tokens]
+    if k == 1:
+        tokens, shown = rows.argmax(1), rows.max(1)
+    else:
+        tokens = np.argsort(-rows, axis=1, kind="stable")[:, :k]
+        shown = rows[np.arange(len(rows))[:, None], tokens]
     shape = (*logprobs.shape[:-1], k)
     # A copy, also because a view would keep all symbols' order in memory.
     return {"tokens": tokens.astype(token_type(rows.shape[1])).reshape(shape), "logprobs": shown.reshape(shape)}

@@ -101,16 +101,12 @@ class Bank:
                 onnx_file.constant(shape, [-1, width]),
                 onnx_file.node("Reshape", [row, shape], [flat[i]]),
             ]
-        return [*nodes, onnx_file.node("Concat", flat, [self.named("rows")], axis=1), *self._put()]
+        return [*nodes, onnx_file.node("Concat", flat, [self.named("rows")], axis=1), *self.putting()]
 
-    def putting(self) -> bytes:
-        """A model that puts rows into the arena."""
-        rows = onnx_file.tensor(self.named("rows"), self.dtype, ["rows", self.width])
-        graph = onnx_file.graph(self._put(), [self.arena(), _PLACES[1], rows], [self.named("kept")])
-        return onnx_file.model(_OPSET, _IR_VERSION) + graph
+    def putting(self) -> list[bytes]:
+        """The nodes that put rows into the arena.
 
-    def _put(self) -> list[bytes]:
-        """Each number has its own thread on a GPU; ScatterND would write a whole row with one.
+        Each number has its own thread on a GPU; ScatterND would write a whole row with one.
 
         The slot of a row is spread over its numbers by adding zeros: with Shape and Expand, ONNX Runtime would do it on
         the CPU and carry the indices over.
@@ -138,3 +134,11 @@ def resident(content: bytes, banks: Sequence[Bank]) -> bytes:
     after = onnx_file.graph([node for bank in banks for node in bank.scattering()], outputs=told)
     states = {state.input for bank in banks for state in bank.states}
     return before + onnx_file.without_inputs(content, states) + after
+
+
+def putting(banks: Sequence[Bank]) -> bytes:
+    """A model that puts rows into arenas: ``rows`` of each bank, into the slots TO."""
+    rows = [onnx_file.tensor(bank.named("rows"), bank.dtype, ["rows", bank.width]) for bank in banks]
+    inputs = [_PLACES[1], *(bank.arena() for bank in banks), *rows]
+    nodes = [node for bank in banks for node in bank.putting()]
+    return onnx_file.model(_OPSET, _IR_VERSION) + onnx_file.graph(nodes, inputs, [bank.named("kept") for bank in banks])

@@ -7,7 +7,7 @@ tested: there it brings nothing, since rows lie in the same memory anyway.
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,8 +16,9 @@ import numpy as np
 from service.artifact import Signature
 from service.engine import ort
 from service.engine.onnx_file import opset
+from service.engine.probe import random_chunk
 from service.engine.providers import CUDA, open_session
-from service.engine.residence import FROM, MIN_OPSET, PREFIX, TO, banks_of, resident
+from service.engine.residence import FROM, MIN_OPSET, PREFIX, TO, banks_of, putting, resident
 from service.engine.runtime import Engine, Run
 from service.engine.slots import Seat, Slots
 from service.errors import ArtifactError
@@ -34,17 +35,17 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a resident engine runs: the model with its arenas, and for each bank what puts rows there."""
+    """What a resident engine runs: the model with its arenas, and what puts rows there."""
 
     session: ort.InferenceSession
-    putting: tuple[ort.InferenceSession, ...]
+    putting: ort.InferenceSession
 
     @classmethod
     def of(cls, content: bytes, signature: Signature, settings: Settings) -> Self:
         """Both, of an artifact's bytes."""
         banks = banks_of(signature)
-        putting = tuple(open_session(bank.putting(), settings) for bank in banks)
-        return cls(open_session(resident(content, banks), settings, _RECORD), putting)
+        model, putter = resident(content, banks), putting(banks)
+        return cls(open_session(model, settings, _RECORD), open_session(putter, settings, _RECORD))
 
 
 class ResidentEngine(Engine):
@@ -85,7 +86,7 @@ class ResidentEngine(Engine):
 
         def finish() -> Run:
             try:
-                done = self._came_to(self._brought(ran), lengths, fill)
+                done = self._finished(ran, lengths, fill)
             except BaseException:
                 self._slots.give_up(seats)
                 raise
@@ -100,7 +101,7 @@ class ResidentEngine(Engine):
         sent = self._sent([*chunks, *[chunks[-1]] * fill], lengths + lengths[-1:] * fill)
         sources = [seat.source for seat in seats] + [seats[-1].source] * fill
         targets = [seat.target for seat in seats] + [self._scratch] * fill
-        binding = self._bound(self._session, sent | _between(sources, targets), range(len(self._banks)))
+        binding = self._bound(self._session, sent | _between(sources, targets))
         for name in self._leaving:
             binding.bind_output(name, *self._device)
         self._session.run_with_iobinding(binding)
@@ -108,31 +109,34 @@ class ResidentEngine(Engine):
         return binding, lengths, fill
 
     def _put(self, rows: Sequence[bytes], targets: Sequence[int]) -> None:
-        """Put rows into slots: one copy for each bank."""
+        """Put rows into slots, in one copy (of each type)."""
         self.uploaded += len(rows)
-        for i, (bank, session) in enumerate(zip(self._banks, self._putting, strict=True)):
-            feed = {TO: np.array(targets)[:, None], bank.named("rows"): bank.packed(self.layout, rows)}
-            session.run_with_iobinding(self._bound(session, feed, [i]))
+        feed = {bank.named("rows"): bank.packed(self.layout, rows) for bank in self._banks}
+        feed[TO] = np.array(targets)[:, None]
+        self._putting.run_with_iobinding(self._bound(self._putting, feed))
 
-    def _bound(self, session: ort.InferenceSession, feed: Tensors, banks: Iterable[int]) -> ort.IOBinding:
+    def _bound(self, session: ort.InferenceSession, feed: Tensors) -> ort.IOBinding:
         """A call with inputs from the host, and with arenas that are changed in place: they are what goes in and what
         comes out, and ONNX Runtime's scatter copies nothing where both are one."""
         binding = session.io_binding()
         for name, array in feed.items():
             binding.bind_cpu_input(name, array if array.flags.c_contiguous else np.ascontiguousarray(array))
-        for i in banks:
-            binding.bind_ortvalue_input(self._banks[i].named("arena"), self._arenas[i])
-            binding.bind_ortvalue_output(self._banks[i].named("kept"), self._arenas[i])
+        for bank, arena in zip(self._banks, self._arenas, strict=True):
+            binding.bind_ortvalue_input(bank.named("arena"), arena)
+            binding.bind_ortvalue_output(bank.named("kept"), arena)
         binding.synchronize_inputs()
         return binding
 
-    def _brought(self, ran: ort.IOBinding) -> dict[str, np.ndarray]:
-        """The tensors that a run came to, on the host: one copy of all rows (of a type), and one of each output."""
+    def _finished(self, ran: ort.IOBinding, lengths: Sequence[int], fill: int) -> Run:
+        """What a run came to, on the host: one copy of all rows (of a type), and one of each output."""
         left = ran.get_outputs()[len(self._banks) :]  # the arenas stay
         host = {name: value.numpy() for name, value in zip(self._leaving, left, strict=True)}
-        for bank in self._banks:
-            host.update(bank.unpacked(host.pop(bank.named("rows"))))
-        return host
+        packed = [host.pop(bank.named("rows")) for bank in self._banks]
+        for bank, numbers in zip(self._banks, packed, strict=True):
+            host.update(bank.unpacked(numbers))
+        # States of one type lie in their bank as they do in a row.
+        rows = [row.tobytes() for row in packed[0][: len(lengths)]] if len(packed) == 1 else None
+        return self._came_to(host, lengths, fill, rows)
 
     def _states(self, rows: Sequence[bytes]) -> dict[str, np.ndarray]:
         """See ``Engine``: the rows themselves are the arenas of such a call."""
@@ -161,21 +165,43 @@ def on_device(engine: Engine, settings: Settings) -> Engine:
     if hashlib.sha256(content).hexdigest() != engine.fingerprint:
         raise ArtifactError(f"{engine.path} was replaced while it was loaded")
     slots = slots_for(engine, settings)
-    reason = f"its operators are of version {opset(content)}, not {MIN_OPSET}" if opset(content) < MIN_OPSET else None
+    try:
+        made = _made(engine, content, settings, slots)
+    except ort.ERRORS as error:
+        log.warning("%s: rows do not stay on the GPU: %s", engine.path, ort.first_line(error))
+        return engine
+    log.info("%s: up to %d rows stay on the GPU", engine.path, slots)
+    return made
+
+
+class _Unfit(RuntimeError):
+    """Why rows of a model do not stay."""
+
+
+def _made(engine: Engine, content: bytes, settings: Settings, slots: int) -> ResidentEngine:
+    if opset(content) < MIN_OPSET:
+        raise _Unfit(f"its operators are of version {opset(content)}, not {MIN_OPSET}")
     if slots < 2:
-        reason = f"a row of {engine.layout.row_bytes} bytes is too large for resident_mb={settings.resident_mb}"
-    if reason is None:
-        try:
-            opened = Opened.of(content, engine.signature, settings)
-            strays = _on_cpu(opened.session)
-            if not strays:
-                log.info("%s: %d rows stay on the GPU", engine.path, slots)
-                return ResidentEngine(opened, engine, slots)
-            reason = f"ONNX Runtime runs {', '.join(strays)} on the CPU"
-        except ort.ERRORS as error:
-            reason = ort.first_line(error)
-    log.warning("%s: rows do not stay on the GPU: %s", engine.path, reason)
-    return engine
+        raise _Unfit(f"a row of {engine.layout.row_bytes} bytes is too large for resident_mb={settings.resident_mb}")
+    opened = Opened.of(content, engine.signature, settings)
+    strays = sorted(_on_cpu(opened.session) | _on_cpu(opened.putting))
+    if strays:
+        raise _Unfit(f"ONNX Runtime runs {', '.join(strays)} on the CPU")
+    made = ResidentEngine(opened, engine, slots)
+    if not _faithful(made, min(slots - 1, 5)):
+        raise _Unfit("rows that stayed there came to something else than rows that were put there")
+    return made
+
+
+def _faithful(engine: ResidentEngine, rows: int) -> bool:
+    """Whether rows that stay, and rows that are put there, come to what rows that come and go with each call come to,
+    to the last bit: by running, not by faith."""
+    random = np.random.default_rng(0)
+    chunks = [random_chunk(engine.signature, 1, random) for _ in range(rows)]
+    before = engine.run([engine.initial_row] * rows, chunks).rows
+    stayed = engine.run(before, chunks).rows
+    copies = [bytes(bytearray(row)) for row in before]
+    return engine.run(copies, chunks).rows == stayed == Engine.begin(engine, copies, chunks)().rows
 
 
 def slots_for(engine: Engine, settings: Settings) -> int:
@@ -185,10 +211,10 @@ def slots_for(engine: Engine, settings: Settings) -> int:
     return min(useful, settings.resident_mb * _MIB // engine.layout.row_bytes, _MAX_NUMBERS // widest) - 1
 
 
-def _on_cpu(session: ort.InferenceSession) -> list[str]:
+def _on_cpu(session: ort.InferenceSession) -> set[str]:
     """Operators of ours that were put on the CPU: whole arenas would go back and forth."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
-        return []  # too old to tell
+        return set()  # too old to tell
     parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name != CUDA]
     ours = {n.op_type for part in parts for n in part.get_nodes() if n.name.startswith(PREFIX)}
-    return sorted(ours & _MOVING)
+    return ours & _MOVING

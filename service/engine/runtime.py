@@ -97,13 +97,16 @@ class Engine:
         """So many copies of the last row a batch needs."""
         return max(0, self.min_rows - rows)
 
-    def _came_to(self, fetched: Tensors, lengths: Sequence[int], fill: int) -> Run:
-        """What the graph's tensors say of rows of these lengths, before ``fill`` copies."""
+    def _came_to(self, fetched: Tensors, lengths: Sequence[int], fill: int, packed: list[bytes] | None = None) -> Run:
+        """What the graph's tensors say of rows of these lengths, before ``fill`` copies.
+
+        ``packed``: the new rows, where they are there already.
+        """
         count = len(lengths)
         outputs = {port.name: port.to_rows(fetched[port.name])[:count] for port in self._outputs}
         return Run(
             outputs=outputs,
-            rows=self.layout.scatter({s.input: fetched[s.output] for s in self.signature.states}, count),
+            rows=packed or self.layout.scatter({s.input: fetched[s.output] for s in self.signature.states}, count),
             finite=self._finite(fetched, outputs, lengths),
             padding=(count + fill) * max(lengths) - sum(lengths),
         )

@@ -38,6 +38,7 @@ class Gpu:
         self.sent: list[tuple[str, int]] = []
         self.brought: list[tuple[str, int]] = []
         self.on_cpu: set[str] = set()  # operators that seem to be on the CPU
+        self.forgets = False  # what was to be kept in its memory
         patch.setattr(ort, "available_providers", lambda: [providers.CUDA, providers.CPU])
         patch.setattr(ort, "InferenceSession", self.session)
         patch.setattr(ort, "OrtValue", self)
@@ -84,12 +85,15 @@ class _Session:
 
     def run_with_iobinding(self, binding: "_Binding") -> None:
         self._real.run_with_iobinding(binding.real)
+        for value in binding.kept if self._gpu.forgets else ():
+            value.update_inplace(np.zeros_like(value.numpy()))
 
 
 class _Binding:
     def __init__(self, gpu: Gpu, real: Any) -> None:  # noqa: ANN401
         self._gpu, self.real = gpu, real
         self._names: list[str] = []
+        self.kept: list[Any] = []
 
     def bind_cpu_input(self, name: str, array: np.ndarray) -> None:
         assert array.flags.c_contiguous
@@ -99,8 +103,9 @@ class _Binding:
     def bind_ortvalue_input(self, name: str, value: object) -> None:
         self.real.bind_ortvalue_input(name, value)
 
-    def bind_ortvalue_output(self, name: str, value: object) -> None:
+    def bind_ortvalue_output(self, name: str, value: Any) -> None:  # noqa: ANN401
         self._names.append(name)
+        self.kept.append(value)
         self.real.bind_ortvalue_output(name, value)
 
     def bind_output(self, name: str, device: str, id: int) -> None:

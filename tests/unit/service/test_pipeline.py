@@ -4,6 +4,7 @@ import asyncio
 import math
 import threading
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 import pytest
 
@@ -212,12 +213,45 @@ async def test_a_fault_of_the_loop_leaves_a_tick_that_is_being_finished_its_outc
     assert await asyncio.gather(*first) == [2]
 
 
-async def test_ticks_of_two_parts_have_their_threads_however_short_they_are() -> None:
-    """On the event loop, none could be computed while another is committed."""
+async def test_short_ticks_run_on_the_event_loop_in_both_parts() -> None:
+    """There is nothing to gain by running them side by side: they share the interpreter."""
     bench = Bench(inline_s=1.0)
     bench.batcher.start()
     for item in range(3):
         await asyncio.gather(*bench.ask(item))
+    here = threading.get_ident()
+    assert [threads == (here, here) for threads in bench.threads] == [False, True, True]
+    await bench.batcher.close(PATIENCE_S)
+
+
+@pytest.mark.parametrize("part", ["first", "second"])
+async def test_ticks_that_are_long_in_either_part_run_in_the_threads(part: str) -> None:
+    """One long one moves the next ones there."""
+    bench = Bench(inline_s=1.0)
+    bench.batcher.start()
+    for seconds in (0.1, 2.0, 0.1):
+        gate = bench.first if part == "first" else bench.second
+        gate.pass_through = partial(bench.clock.move, seconds)  # type: ignore[method-assign]
+        await asyncio.gather(*bench.ask(1))
+    here = threading.get_ident()
+    assert [threads == (here, here) for threads in bench.threads] == [False, True, False]
+    await bench.batcher.close(PATIENCE_S)
+
+
+async def test_no_tick_runs_on_the_event_loop_while_another_is_being_finished() -> None:
+    """However short it is, its commit comes after that one's."""
+    bench = Bench(inline_s=1.0)
+    bench.batcher.start()
+    first = await bench.hold(1)  # nobody knows yet how long ticks are
+    second = await begins(bench, 2)
+    bench.first.open()
+    await bench.second.next()  # the first one is over, and was short; the second stands at the gate
+    assert await asyncio.gather(*first) == [2]
+    third = bench.ask(3)
+    await turns()
+    bench.second.open()
+    assert await asyncio.gather(*second, *third) == [4, 6]
+    assert bench.finished == [[1], [2], [3]]
     assert all(threading.get_ident() not in threads for threads in bench.threads)
     await bench.batcher.close(PATIENCE_S)
 
@@ -243,7 +277,7 @@ async def test_other_sessions_are_computed_while_a_commit_runs(serve: Serve) -> 
 
 
 async def test_ticks_overlap_on_a_gpu_only_unless_told(serve: Serve) -> None:
-    """On a processor that computes and commits, side by side is no faster, and smaller ticks cost more."""
+    """Where processors compute, too, side by side is no faster unless some are idle."""
     brain = serve()
     one, other = await brain.create(), await brain.create()
     brain.store.gate.shut()

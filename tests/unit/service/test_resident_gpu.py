@@ -94,6 +94,15 @@ def test_where_our_operators_would_run_on_the_cpu_rows_do_not_stay(
     assert "runs ScatterElements on the CPU" in refusal(engine, caplog)
 
 
+def test_where_the_device_does_not_keep_what_it_is_given_rows_do_not_stay(
+    repository: Path, gpu: Gpu, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is tried before it is trusted."""
+    gpu.forgets = True
+    engine = load_engine(repository / "language" / "1" / "model.onnx", CUDA)
+    assert "came to something else" in refusal(engine, caplog)
+
+
 @pytest.mark.usefixtures("gpu")
 def test_a_model_of_old_operators_runs_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Split takes its sizes as an input since version 13."""

@@ -1,11 +1,15 @@
 """Sessions whose rows stay on the device: what is committed counts, whatever lies there."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from service.engine.repository import LoadedModel
+from service.engine.runtime import load_engine
 from service.errors import NotFinite, StoreUnavailable
+from service.settings import load_settings
+from tests.support import artifacts
 from tests.support.artifacts import POISON
 from tests.support.brain import Brain, Serve, drawn, primed, told
 from tests.support.gpu import resident
@@ -87,6 +91,23 @@ async def test_a_what_if_leaves_the_session_where_it_was(brain: Brain, serve: Se
         more = await one.generate(id, drawn(5))
         answers.append((told(whole), told(more)))
     assert answers[0] == answers[1]
+
+
+async def test_sessions_of_float16_come_to_the_same(serve: Serve, loaded: list[LoadedModel], tmp_path: Path) -> None:
+    """What `lstm-serve quantize --type float16` makes is generated, tried out in what-ifs, and committed alike."""
+    (source,) = (model.engine.path for model in loaded if model.name == "language")
+    engine = load_engine(artifacts.halved(tmp_path / "model.onnx", source), load_settings(provider="cpu"))
+    whole, kept = [], resident(engine, 4)
+    for one in (engine, kept):
+        brain = serve([LoadedModel("language", "1", one)], overlap="on")
+        ids = [await primed(brain, text) for text in ("once upon", "the ", "a time")]
+        for id in ids:
+            await brain.generate(id, drawn(5, advance=False))
+            whole.append(told(await brain.generate(id, drawn(20))))
+            whole.append((brain.kept(id).row, *(await brain.write(id, "x")).outputs.values()))
+    half = len(whole) // 2
+    assert str(whole[:half]) == str(whole[half:])
+    assert len(brain.kept(ids[0]).row) == 2 * 2 * 16 * 2  # h and c of two layers
 
 
 async def test_many_sessions_in_few_slots(brain: Brain) -> None:
