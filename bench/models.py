@@ -12,13 +12,14 @@ which the server ran ticks (its metric run_seconds); `of its CPU` the CPU time o
 
 import argparse
 import re
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -142,10 +143,19 @@ def serving(models: Path, scratch: Path, further: Sequence[str]) -> Iterator[Add
     with log.open("w") as told:
         server = subprocess.Popen([*program, "--store", f"sqlite:{scratch}/s.db", *further], stdout=told, stderr=told)
     try:
-        yield address(wait_for(server, log))
+        where = address(wait_for(server, log))
+        while not _accepts(where):  # front ends are processes of their own, and may need a moment longer
+            time.sleep(0.05)
+        yield where
     finally:
         server.terminate()
         server.wait()
+
+
+def _accepts(where: Address) -> bool:
+    with suppress(ConnectionRefusedError), socket.create_connection((where.host, where.port)):
+        return True
+    return False
 
 
 def measure(size: str, options: Options, rounds: int, further: Sequence[str]) -> None:

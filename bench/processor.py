@@ -14,13 +14,18 @@ _LISTEN = "0A"
 
 
 def server_processes(address: Address) -> list[int]:
-    """Who listens there, with children; none where the server is elsewhere or belongs to somebody else."""
+    """Who listens there, the servers that started them, and all their children.
+
+    None where the server is elsewhere or belongs to somebody else.
+    """
     if not _PROC.joinpath("net", "tcp").exists() or not _local(address):
         return []
     sockets = {f"socket:[{inode}]" for inode in _listening(address.port)}
     found = {pid for pid in _pids() if not sockets.isdisjoint(_files(pid))}
-    parents = {pid: fields[1] for pid in _pids() if (fields := _stat(pid))}
-    while children := {pid for pid, parent in parents.items() if int(parent) in found} - found:
+    parents = {pid: int(fields[1]) for pid in _pids() if (fields := _stat(pid))}
+    while above := {parent for pid in found if _serves(parent := parents.get(pid, 0))} - found:
+        found |= above
+    while children := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= children
     return sorted(found)
 
@@ -59,6 +64,14 @@ def _files(pid: int) -> Iterator[str]:
         for path in (_PROC / str(pid) / "fd").iterdir():
             with suppress(OSError):
                 yield str(path.readlink())
+
+
+def _serves(pid: int) -> bool:
+    """Whether a process was started as `lstm-serve serve` or `python -m service`."""
+    try:
+        return not {b"serve", b"service"}.isdisjoint((_PROC / str(pid) / "cmdline").read_bytes().split(b"\0"))
+    except OSError:
+        return False
 
 
 def _stat(pid: int) -> list[str]:

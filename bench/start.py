@@ -2,7 +2,7 @@
 
     python -m bench.start [--rounds 7]
 
-Both ways to start the server take turns; medians are told, and the imports by package, from Python's -X importtime.
+The ways to start the server take turns; medians are told, and the imports by package, from Python's -X importtime.
 """
 
 import argparse
@@ -21,12 +21,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.processor import cpu_seconds
+from bench.options import address
+from bench.processor import cpu_seconds, server_processes
 
 ROOT = Path(__file__).parents[1]
+SERVICE, SERVE = [sys.executable, "-m", "service"], [sys.executable, "-m", "lstm_serve", "serve"]
 WAYS = {
-    "python -m service": [sys.executable, "-m", "service"],
-    "lstm-serve serve": [sys.executable, "-m", "lstm_serve", "serve"],
+    "python -m service": SERVICE,
+    "lstm-serve serve": SERVE,
+    "lstm-serve serve --http-workers 1": [*SERVE, "--http-workers", "1"],
 }
 _LISTENING, _LOADED = re.compile(r"listening on (http://\S+)"), re.compile(r"loaded .* in (\S+) s ")
 _IMPORT = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)")
@@ -60,7 +63,7 @@ def start(way: list[str], folder: str) -> Start:
             listened = time.perf_counter()
             _step(listening[1])
             answered = time.perf_counter()
-            cpu = cpu_seconds([server.pid])
+            cpu = cpu_seconds(server_processes(address(listening[1])))
         finally:
             server.terminate()
     return Start(listened - began, sum(map(float, _LOADED.findall(said))), answered - began, cpu)
@@ -83,7 +86,7 @@ def _step(url: str) -> None:
 
 def imports() -> Counter[str]:
     """Microseconds that the modules of each package take by themselves when the server is imported."""
-    program = [sys.executable, "-X", "importtime", "-c", "import service.__main__"]
+    program = [sys.executable, "-X", "importtime", "-c", "import service.__main__, service.app, service.server"]
     told = subprocess.run(program, capture_output=True, text=True, check=True, cwd=ROOT).stderr
     taken: Counter[str] = Counter()
     for us, module in _IMPORT.findall(told):

@@ -29,7 +29,8 @@ def models(
     model_repository: Annotated[str | None, typer.Option(help="folder of NAME/VERSION/model.onnx")] = None,
 ) -> None:
     """List the models of the repository, and what cannot be served, with the reason."""
-    settings = load_settings(**({"model_repository": model_repository} if model_repository else {}))
+    chosen = {"model_repository": model_repository} if model_repository else {}
+    settings = load_settings(tune=False, **chosen)
     from service.engine.repository import load_repository
 
     loaded, problems = load_repository(settings.model_repository, settings)

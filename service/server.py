@@ -2,18 +2,21 @@
 
 import signal
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from service.api.asgi import App
-from service.api.connection import Connection
 from service.errors import SettingsError
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from service.api.asgi import App
 
-def configuration(app: App, settings: Settings, *, drain_s: float | None = None, **further: Any) -> uvicorn.Config:  # noqa: ANN401 - uvicorn's own
+
+def configuration(app: "App", settings: Settings, *, drain_s: float | None = None, **further: Any) -> uvicorn.Config:  # noqa: ANN401 - uvicorn's own
     """uvicorn as we run it; ``drain_s``: another one than the settings'."""
+    from service.api.connection import Connection  # the supervisor, which serves nothing, has no need of it
+
     return uvicorn.Config(
         app,
         loop="uvloop",

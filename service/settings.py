@@ -43,7 +43,8 @@ class Settings(BaseSettings):
     )
     tune: bool = Field(
         True,
-        description="measure each model for a moment at the start, and choose threads, max_batch and padding by it",
+        description="measure each model for a moment at the start, and choose threads and max_batch, where they are "
+        "not given, and padding by it",
     )
     resident_mb: int = Field(
         256, ge=0, le=2**20, description="megabytes of GPU memory per model in which rows of sessions stay; 0: none do"

@@ -5,15 +5,17 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
 from service.artifact import Signature
-from service.sessions.generation import Generated
 from service.state import Answer, Identity, Record, Tensors
 from service.trace import Layer
+
+if TYPE_CHECKING:
+    from service.sessions.generation import Generated  # and with it the engine, which a front end has no need of
 
 _PIECE = 16_384  # numbers that are written in less than a millisecond
 
@@ -114,7 +116,7 @@ def record_document(record: Record, signature: Signature | None) -> dict[str, An
     return document
 
 
-def generation_document(generated: Generated) -> dict[str, Any]:
+def generation_document(generated: "Generated") -> dict[str, Any]:
     """A whole generation."""
     document: dict[str, Any] = {
         "outputs": dict(generated.outputs or {}),
@@ -141,7 +143,7 @@ class EventWriter:
         self._begin = b"data: " + dumps(begin)[:-1]
         self._symbols = _symbols(signature.vocabulary) if signature.vocabulary is not None else ()
 
-    def event(self, generated: Generated) -> bytes:
+    def event(self, generated: "Generated") -> bytes:
         """One event."""
         end = b""
         if generated.expires_at is not None:

@@ -6,10 +6,10 @@ what a call costs by itself matters. So what is chosen is, each only where the o
 
 - of long ticks ``threads`` of ONNX Runtime: twice the number, and twice again, as long as each doubling takes a quarter
   off the wall time of a tick for a quarter more CPU time at most, answers a row alone no later, and changes no bit;
-- of short ticks ``max_batch``: twice the limit, or half of it, as long as a row of a full tick then costs a tenth less;
-- the padding, ``min_rows`` of the engine: more rows than the probe asks for, where they cost a tenth less.
+- of short ticks ``max_batch``: twice the limit, or half of it, as long as a row of a full tick then costs a tenth less,
+- and their padding, ``min_rows`` of the engine: more rows than the probe asks for, where they cost a tenth less.
 
-Another way takes turns with the usual one, and has to be the better one every time, in CPU as in wall time: what
+Another way takes turns with the usual one, and has to stay within these bounds every time, in CPU as in wall time: what
 disturbs one disturbs the other, and where noise could decide, the usual way stays.
 """
 
@@ -138,8 +138,8 @@ class Tuner:
 
     def _faster(self, other: Engine, rows: int) -> bool:
         """Whether a usual tick pays for the threads, and a row alone does not suffer from them."""
-        bounds = {rows: _MORE_THREADS, 1: _NO_LATER}
-        return all(self._within(b, self._tick(self.engine, n), self._tick(other, n)) for n, b in bounds.items())
+        tests = ((rows, _MORE_THREADS), (1, _NO_LATER))
+        return all(self._within(bounds, self._tick(self.engine, n), self._tick(other, n)) for n, bounds in tests)
 
     def _tick(self, engine: Engine, rows: int) -> Callable[[], Run]:
         """A tick of so many rows, each in a place of its own in memory, as in service."""

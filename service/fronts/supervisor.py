@@ -162,7 +162,10 @@ class Kept:
 
 
 def _environment(settings: Settings, **others: object) -> dict[str, str]:
-    """The settings as a child reads them: they may hold secrets, which do not belong on a command line."""
-    chosen = settings.model_dump(mode="json", exclude_none=True) | others
+    """The settings as a child reads them: they may hold secrets, which do not belong on a command line.
+
+    What nobody has chosen is left out, because tuning may choose it.
+    """
+    chosen = settings.model_dump(mode="json", exclude_none=True, exclude_unset=True) | others
     told = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
     return os.environ | {PREFIX + name.upper(): value for name, value in told.items()}

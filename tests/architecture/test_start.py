@@ -1,7 +1,8 @@
-"""What a serving process imports: its start is short, and stays so."""
+"""What the processes of a server import: their start is short, and stays so."""
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,32 +16,48 @@ HEAVY = (
     *("model", "export", "bench", "tests", "lstm_serve", "typer", "rich"),  # the command line and the other stations
     *("httpx", "requests", "aiohttp", "fastapi.testclient", "starlette.testclient"),  # clients
     *("pytest", "hypothesis", "unittest", "doctest", "pdb", "numpy.testing", "numpy.f2py", "IPython"),  # tests
-    *("jinja2", "yaml", "watchfiles", "websockets", "wsproto", "setuptools", "pkg_resources", "tkinter", "curses"),
+    *("jinja2", "yaml", "watchfiles", "setuptools", "pkg_resources", "tkinter", "curses"),
 )
+ENGINE = ("onnxruntime", "sqlite3", "service.engine", "service.stores.sqlite", "service.app")
 
-PROGRAM = """
-import sys
-import service.__main__
+WHOLE = """
+import service.__main__, service.server
 from service.app import build
 from service.settings import load_settings
 build(load_settings(durability="memory", provider="cpu", log_level="error"))
-print(*sys.modules)
 """
+FRONT, SUPERVISOR = "import service.fronts.front", "import service.__main__, service.fronts.supervisor"
+NOT_NEEDED = {
+    WHOLE: HEAVY,
+    FRONT: (*HEAVY, *ENGINE),
+    SUPERVISOR: (*HEAVY, *ENGINE, "fastapi", "numpy", "prometheus_client"),
+}
+NAMES = {WHOLE: "whole", FRONT: "front", SUPERVISOR: "supervisor"}
 
 
-@pytest.fixture(scope="module")
-def imported() -> set[str]:
-    """Every module that a server has imported once it has loaded the shipped models and can answer."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, cwd=ROOT, text=True, check=True)
-    return set(done.stdout.split())
+@cache
+def imported(program: str) -> frozenset[str]:
+    """Every module that a process has imported once it is ready; the whole server has loaded the shipped models."""
+    told = f"{program}\nimport sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, cwd=ROOT, text=True, check=True)
+    return frozenset(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", HEAVY)
-def test_a_server_does_not_import(imported: set[str], module: str) -> None:
-    """What is heavy and serves nothing is not imported, though it is installed: neither by us nor by a library."""
-    assert {name for name in imported if name == module or name.startswith(f"{module}.")} == set()
+@pytest.mark.parametrize(
+    ("program", "module"),
+    [
+        pytest.param(program, module, id=f"{NAMES[program]}-{module}")
+        for program in NOT_NEEDED
+        for module in NOT_NEEDED[program]
+    ],
+)
+def test_a_process_does_not_import(program: str, module: str) -> None:
+    """What it has no need of is not imported, though it is installed: neither by us nor by a library."""
+    assert {name for name in imported(program) if name == module or name.startswith(f"{module}.")} == set()
 
 
-def test_a_server_imports_what_serves(imported: set[str]) -> None:
-    """The list above is held against a server that is really there."""
-    assert {"fastapi", "uvicorn", "onnxruntime", "numpy", "service.engine.runtime", "service.api.steps"} <= imported
+def test_a_server_imports_what_serves() -> None:
+    """The lists above are held against processes that are really there."""
+    assert {"fastapi", "uvicorn", "onnxruntime", "service.engine.runtime", "service.api.steps"} <= imported(WHOLE)
+    assert {"uvicorn", "service.api.steps", "service.fronts.front"} <= imported(FRONT)
+    assert {"asyncio", "service.fronts.supervisor"} <= imported(SUPERVISOR)

@@ -188,3 +188,26 @@ def test_the_server_is_found_by_its_port(server: Server) -> None:
     assert cpu_seconds([server.pid]) > 0
     assert math.isnan(cpu_seconds([2**22 + 1]))  # beyond the largest that Linux gives
     assert server_processes(Address("127.0.0.1", 1)) == []
+
+
+FRONT_END = """
+import os, socket, sys
+if os.fork() == 0:
+    listener = socket.create_server(("127.0.0.1", 0))
+    print(listener.getsockname()[1], flush=True)
+    sys.stdin.read()
+os.wait()
+"""
+
+
+@pytest.mark.parametrize(("started_as", "found"), [("service", True), ("serve", True), ("supervise", False)])
+def test_the_server_behind_a_front_end_is_found(started_as: str, found: bool) -> None:
+    """A process that listens for another is part of that server; whoever else started it is not."""
+    program = [sys.executable, "-c", FRONT_END, started_as]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        processes = server_processes(Address("127.0.0.1", int(parent.stdout.readline())))
+        parent.stdin.close()
+    assert len(processes) == 1 + found
+    assert (parent.pid in processes) is found

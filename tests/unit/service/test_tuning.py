@@ -13,6 +13,7 @@ from service.engine.repository import load_repository
 from service.engine.runtime import Engine, Run
 from service.engine.tuning import Choice, Cost, Tuner
 from service.errors import ArtifactError
+from service.fronts import supervisor
 from service.settings import load_settings
 from service.state import Chunk
 from tests.support.signatures import document, parse
@@ -141,6 +142,7 @@ def test_a_model_of_slow_ticks_is_measured_in_smaller_ones(rows_s: float) -> Non
     tuner = tuned(lambda rows, threads: Cost(rows * rows_s / threads, rows * rows_s), cores=2, meter=meter)
     assert tuner.choice.threads == 2
     assert meter.total.wall < 20 * rows_s
+    assert tuned(lambda rows, threads: Cost(rows * rows_s, rows * rows_s), cores=2).choice == FIXED
 
 
 @pytest.mark.parametrize(("cheap", "limit"), [(64, 64), (128, 128), (256, 256), (512, 512), (5000, 2048)])
@@ -230,6 +232,15 @@ def test_what_is_chosen_is_logged_and_serves_the_same(repository: Path, caplog: 
     assert "as set: threads 1, ticks of 1 to 256 rows" in caplog.text
 
 
+def test_front_ends_keep_a_core_each(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads requests must not wait for the threads of a tick."""
+    spare: list[int] = []
+    monkeypatch.setattr(Tuner, "tune", lambda _, cores, reopen: spare.append(cores))
+    for workers in (0, 3):
+        load_repository(repository, load_settings(provider="cpu", http_workers=workers))
+    assert spare[0] - spare[-1] == 3
+
+
 @pytest.mark.parametrize("error", [ArtifactError("gone"), RuntimeError("no memory")])
 def test_what_cannot_be_measured_is_served_all_the_same(
     repository: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
@@ -259,3 +270,10 @@ def test_a_padding_that_fails_is_not_kept() -> None:
     with pytest.raises(RuntimeError):
         Tuner(engine, load_settings(), spent=lambda: meter.total).tune(1, _never)
     assert engine.min_rows == 1
+
+
+def test_a_process_of_its_own_measures_what_nobody_has_chosen() -> None:
+    """An engine behind front ends gets what the operator has said, not the defaults as if they had been said."""
+    told = supervisor._environment(load_settings(http_workers=2, max_batch=64), port=1)
+    assert {"LSTM_SERVE_MAX_BATCH": "64", "LSTM_SERVE_PORT": "1"}.items() <= told.items()
+    assert "LSTM_SERVE_THREADS" not in told
