@@ -138,9 +138,10 @@ class Batcher(Generic[W]):
                     return
                 self._wake.clear()
                 await self._wake.wait()
-            # Turns of the event loop, as long as each brings something: what its sockets hold already joins this tick.
-            gathered = 0
-            while gathered < self.waiting < self._max_batch:
+            # A turn of the event loop before every tick, as works may come back with the delivery of the last one; and
+            # further turns as long as each brings something: what its sockets hold already joins this tick.
+            gathered = -1
+            while gathered < min(self.waiting, self._max_batch):
                 gathered = self.waiting
                 await asyncio.sleep(0)
             tick = self._form()
