@@ -131,16 +131,19 @@ class Batcher(Generic[W]):
 
     async def _serve(self) -> None:
         while True:
+            turned = False
             while not self._pipeline.ready(self.waiting):
                 if self._closing and not self.waiting and not self._pipeline.ending:
                     return
                 self._wake.clear()
                 await self._wake.wait()
                 self._pipeline.settle()
-            # Turns of the event loop, as long as each brings something: what its sockets hold already joins this tick.
-            # Where as many are here as shared the last one, nobody else is likely to come.
-            gathered = 0
-            while gathered < self.waiting < self._max_batch and self.waiting != self._rows:
+                turned = True
+            # A turn of the event loop before every tick, as works may come back with the delivery of the last one; and
+            # further turns as long as each brings something: what its sockets hold already joins this tick. Where as
+            # many are here as shared the last one, nobody else is likely to come.
+            gathered = 0 if turned else -1
+            while gathered < min(self.waiting, self._max_batch) and (gathered < 0 or self.waiting != self._rows):
                 gathered = self.waiting
                 await asyncio.sleep(0)
             tick = self._form()

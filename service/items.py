@@ -32,36 +32,44 @@ class Part(Struct, frozen=True):
 class GrowingAnswer:
     """The answer of a streamed request. It is written anew with every step, so only its tail is kept.
 
-    Mutable state, touched by one tick at a time: ``_steps``, ``_dropped``, and ``_room``, arrays longer than what is
-    kept: a step is written behind all that earlier answers show of them, so that nothing has to be copied.
+    Mutable state, touched by one tick at a time: ``_steps``, ``_dropped``, and ``_rooms``, arrays for ``_capacity``
+    steps, of ``_step_bytes`` each: a step is written behind all that earlier answers show of them, so that nothing has
+    to be copied.
     """
 
-    __slots__ = ("_digest", "_dropped", "_room", "_seed", "_start", "_steps")
+    __slots__ = ("_capacity", "_digest", "_dropped", "_rooms", "_seed", "_start", "_step_bytes", "_steps")
 
     def __init__(self, start: int, digest: bytes, seed: int | None) -> None:
         self._start, self._digest, self._seed = start, digest, seed
-        self._steps = self._dropped = 0
-        self._room: dict[str, np.ndarray] = {}
+        self._steps = self._dropped = self._capacity = self._step_bytes = 0
+        self._rooms: dict[str, np.ndarray] = {}
 
     def grown(self, steps: int, outputs: Tensors, expires_at: float, keep_bytes: int) -> Answer:
         """The answer with so many more steps."""
         begin = self._steps - self._dropped
         self._steps += steps
-        end, size, shown = begin + steps, 0, {}
+        end, shown = begin + steps, {}
+        if end > self._capacity:
+            self._enlarge(begin, 2 * end, outputs, steps)
+        fresh, kept = slice(begin, end), slice(end)
         for name, values in outputs.items():
-            room = self._room.get(name, values[:0])
-            if len(room) < end:
-                further = np.empty((2 * end - begin, *values.shape[1:]), values.dtype)
-                self._room[name] = room = np.concatenate((room[:begin], further))
-            room[begin:end] = values
-            shown[name] = kept = room[:end]
-            size += kept.nbytes
+            room = self._rooms[name]
+            room[fresh] = values
+            shown[name] = room[kept]
         limit = keep_bytes // STREAM_SHARE
-        if size > limit:  # then half of what may be kept stays, so that not every step has to move it
-            left = end * limit // (2 * size)
+        if end * self._step_bytes > limit:  # then half of it stays, so that not every step has to move what is kept
+            self._capacity = left = limit // (2 * self._step_bytes)
             shown = {name: values[end - left :].copy() for name, values in shown.items()}
-            self._dropped, self._room = self._steps - left, dict(shown)
+            self._dropped, self._rooms = self._steps - left, dict(shown)
         return Answer(self._start, self._steps, self._digest, expires_at, shown, self._seed, self._dropped)
+
+    def _enlarge(self, kept: int, capacity: int, outputs: Tensors, steps: int) -> None:
+        """Make room for more steps like those of ``outputs``."""
+        for name, values in outputs.items():
+            further = np.empty((capacity - kept, *values.shape[1:]), values.dtype)
+            self._rooms[name] = np.concatenate((self._rooms.get(name, values)[:kept], further))
+        self._capacity = capacity
+        self._step_bytes = sum(values.nbytes for values in outputs.values()) // steps
 
 
 class Item(Struct, frozen=True):

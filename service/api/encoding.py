@@ -145,9 +145,7 @@ class EventWriter:
 
     def event(self, generated: "Generated") -> bytes:
         """One event."""
-        end = b""
-        if generated.expires_at is not None:
-            end = b',"expires_at":"%b"' % timestamp(generated.expires_at).encode()
+        end = b"" if generated.expires_at is None else _expiry(generated.expires_at)
         finish, outputs = _FINISHES[generated.finish], generated.outputs or {}
         if generated.text is None:
             told = dumps(outputs_of(self._signature, outputs))
@@ -170,6 +168,12 @@ _COMPLETION = (
     b'"object":"text_completion","choices":[{"index":0,"text":%b,"logprobs":{"tokens":[%b],"token_logprobs":%b},'
     b'"finish_reason":%b}],"tokens":%b,"seed":%b'
 )
+
+
+@lru_cache(maxsize=64)
+def _expiry(expires_at: float) -> bytes:
+    """The end of an event: the sessions of one tick mostly share it."""
+    return b',"expires_at":"%b"' % timestamp(expires_at).encode()
 
 
 @lru_cache(maxsize=8)

@@ -123,12 +123,12 @@ class Generation:
         self._live = source.live
         self._listener = listener
         self._deadline = deadline
-        self._part = (Part(1, View(), request.digest),)
-        vocabulary = model.signature.vocabulary
+        digest, vocabulary = request.digest, model.signature.vocabulary
+        self._part = (Part(1, View(), digest),)
         self._text = StopText(vocabulary, request.stop) if vocabulary is not None else None
         self._over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._position, self._steps = source.position, 0
-        self._answer = GrowingAnswer(source.position, request.digest, self._seed) if source.live else None
+        self._answer = GrowingAnswer(source.position, digest, self._seed) if source.live else None
         self._item: Item | None = None
         self.last = source.last
         self.since = 0.0
@@ -168,10 +168,8 @@ class Generation:
             return 1
         if self._steps == 0:
             self._model.metrics.dropped()
-        resolve(
-            self._over,
-            DeadlineExceeded("the request waited too long and was dropped before it ran") if late else False,
-        )
+        too_late = DeadlineExceeded("the request waited too long and was dropped before it ran")
+        resolve(self._over, too_late if late else False)
         return 0
 
     def start(self) -> None:
@@ -191,6 +189,13 @@ class Generation:
         if not isinstance(outcome, Stepped):
             resolve(self._over, outcome)
             return
+        try:
+            self._advance(outcome)
+        except Exception as error:  # noqa: BLE001 - a fault of ours: whoever waits is told, and problems.py logs it
+            resolve(self._over, error)
+
+    def _advance(self, outcome: Stepped) -> None:
+        """Take note of a step, tell it, and go on."""
         self.last = outcome
         self._position += 1
         self._steps += 1

@@ -1,5 +1,6 @@
 """Short ticks run on the event loop, long ones in the batcher's thread."""
 
+import asyncio
 import math
 import threading
 from collections.abc import Sequence
@@ -76,3 +77,43 @@ async def test_a_tick_that_raises_on_the_loop_fails_its_own_works_only() -> None
         else:
             assert await work.future == "done"
     await batcher.close(1.0)
+
+
+class Tireless(Call[None]):
+    """A work that goes into the next tick again as soon as it is delivered, a thousand times."""
+
+    def __init__(self, batcher: "Batcher[Tireless]") -> None:
+        super().__init__(None, 1, Clock(), math.inf)
+        self.batcher, self.delivered = batcher, 0
+
+    def deliver(self, outcome: object) -> None:
+        """See ``Work``."""
+        self.delivered += 1
+        if self.delivered < 1000:
+            self.batcher.submit(self, admitted=True)
+
+
+@pytest.mark.parametrize("works", [1, 2, 3])
+async def test_works_that_come_back_leave_the_event_loop_its_turns(works: int) -> None:
+    """However many come back with each delivery, everybody else has a turn before every tick."""
+    batcher: Batcher[Tireless] = Batcher(
+        lambda works: [None] * len(works),
+        name="test",
+        max_batch=2,
+        capacity=9,
+        like=same_length,
+        clock=Clock(),
+        observer=Counts(),
+        inline_s=1.0,
+    )
+    batcher.start()
+    tireless = [Tireless(batcher) for _ in range(works)]
+    for work in tireless:
+        batcher.submit(work)
+    while not tireless[0].delivered:  # noqa: ASYNC110 - the first tick runs in the thread
+        await asyncio.sleep(0)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert 1 <= tireless[0].delivered <= 7
+    await batcher.close(1.0)
+    assert {work.delivered for work in tireless} == {1000}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from service.api import encoding
 from service.api.encoding import (
+    EventWriter,
     answer_bytes,
     dumps,
     gates_bytes,
@@ -18,7 +19,8 @@ from service.api.encoding import (
     record_document,
     timestamp,
 )
-from service.sessions.generation import Generated
+from service.artifact import Signature
+from service.sessions.generation import Finish, Generated
 from service.state import Answer, Record, decode_answers, encode_answers
 from service.trace import Layer
 from tests.support.records import record
@@ -137,3 +139,66 @@ def test_gates_are_written_piece_by_piece(monkeypatch: pytest.MonkeyPatch, steps
     for written, values in ((layer["h"], h), (layer["gates"]["n"], n)):
         assert np.array(written, np.float32).reshape(steps, 4).tobytes() == values.tobytes()
     assert len(layer["saturated"]["n"]["below"]) == steps
+
+
+def event_of(model: str, signature: Signature, generated: Generated) -> dict[str, Any]:
+    """An event of a stream as a document, held against the way it is written: exactly as the document would be."""
+    event = EventWriter(model, signature).event(generated)
+    assert event.startswith(b"data: ")
+    assert event.endswith(b"}\n\n")
+    assert event.count(b"\n") == 2
+    document: dict[str, Any] = json.loads(event[6:])
+    assert dumps(document) == event[6:-2]
+    assert document.pop("id").startswith("gen-")
+    assert document.pop("created") > 1_700_000_000
+    assert document.pop("model") == model
+    return document
+
+
+@pytest.mark.parametrize("text", ["a", "", '"\n', "\u00e9\u2028"])
+@pytest.mark.parametrize("finish", [None, "length", "stop"])
+def test_an_event_is_what_openai_compatible_clients_read(text: str, finish: Finish | None) -> None:
+    """The fields, in this order, whatever the text; numbers are the shortest that read back as the same float32."""
+    outputs = {"tokens": np.array([1], np.uint8), "logprobs": np.array([-0.1], np.float32)}
+    told = event_of('my "model"', TEXT, Generated(outputs, text, 7, 1, 3, finish, 12.5))
+    assert TEXT.vocabulary is not None
+    assert json.dumps(told) == json.dumps(
+        {
+            "object": "text_completion",
+            "choices": [
+                {
+                    "index": 0,
+                    "text": text,
+                    "logprobs": {"tokens": [TEXT.vocabulary[1]], "token_logprobs": [-0.1]},
+                    "finish_reason": finish,
+                }
+            ],
+            "tokens": [1],
+            "seed": 3,
+            "position": 7,
+            "expires_at": "1970-01-01T00:00:12.500Z",
+        }
+    )
+
+
+def test_the_event_of_a_repeat_tells_all_its_steps() -> None:
+    """What was kept of a stream comes as one event; without a session it does not expire."""
+    outputs = {"tokens": np.array([1, 0, 1], np.uint8), "logprobs": np.array([-1, -2, -3], np.float32)}
+    told = event_of("m", TEXT, Generated(outputs, "bab", 9, 3, None, "interrupted", None, repeated=True))
+    assert told["tokens"] == [1, 0, 1]
+    assert told["choices"][0]["logprobs"]["token_logprobs"] == [-1, -2, -3]
+    assert len(told["choices"][0]["logprobs"]["tokens"]) == 3
+    assert (told["seed"], told["choices"][0]["finish_reason"]) == (None, "interrupted")
+    assert "expires_at" not in told
+
+
+def test_the_event_of_a_forecast_tells_its_values() -> None:
+    """A forecast has outputs by name instead of text."""
+    outputs = {"y": np.array([[0.5, 2]], np.float32)}
+    assert event_of("m", NUMBERS, Generated(outputs, None, 4, 1, None, "length", 0.0)) == {
+        "object": "forecast",
+        "outputs": {"y": [[0.5, 2]]},
+        "finish_reason": "length",
+        "position": 4,
+        "expires_at": "1970-01-01T00:00:00.000Z",
+    }

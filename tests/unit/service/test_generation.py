@@ -12,7 +12,7 @@ from service.errors import (
     UnsupportedTask,
 )
 from service.sampling import Sampling
-from service.sessions.generation import Generated, joined
+from service.sessions.generation import Generated, StopText, joined
 from service.sessions.requests import Generate
 from tests.support.brain import Brain, Serve, drawn, numbers, primed, told
 from tests.support.fakes import outcome, started
@@ -219,3 +219,17 @@ async def test_a_store_that_fails_ends_a_generation_where_it_was_committed(brain
     assert brain.kept(id).position == 9 + len(seen[1:])
     assert len(seen) == (3 if stream else 0)
     await brain.write(id, "a")
+
+
+async def test_a_fault_of_ours_leaves_nobody_waiting(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes wrong when a step is told ends the generation and is told itself; the session goes on."""
+    id = await primed(brain)
+
+    def broken(self: StopText, token: int) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(StopText, "add", broken)
+    with pytest.raises(ZeroDivisionError):
+        await brain.stream(id, drawn(5))
+    monkeypatch.undo()
+    assert (await brain.generate(id, drawn(5))).position == 15

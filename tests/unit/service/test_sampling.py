@@ -97,3 +97,20 @@ def test_a_seed_means_the_same_in_every_release() -> None:
     """
     words = (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F)
     assert uniform([0, 0, 0], range(3)).tolist() == [(word >> 11) / 2**53 for word in words]
+
+
+def test_draws_mean_the_same_in_every_release() -> None:
+    """So do the symbols: a change of these lists breaks generations that are continued after an update."""
+    for sampling, expected in (
+        (Sampling(1.0, 0, 1.0, 0), [3, 1, 0, 4, 1, 1, 1, 3, 1, 4, 1, 3, 2, 2, 3, 2]),
+        (Sampling(0.7, 3, 0.8, 0), [3, 1, 1, 3, 1, 1, 1, 3, 1, 3, 1, 3, 1, 1, 3, 1]),
+    ):
+        assert sample(np.tile(LOGPROBS, (16, 1)), [sampling] * 16, range(16)).tolist() == expected
+
+
+def test_half_precision_is_drawn_as_precisely() -> None:
+    """Log-probabilities in float16 are scaled and added up in more than that: rare symbols keep their share."""
+    numbers = 3 * DRAWS
+    rows = np.tile(np.log(np.array([0.999, 0.001])).astype(np.float16), (numbers, 1))
+    drawn = sample(rows, [Sampling(1.0, 0, 1.0, 5)] * numbers, range(numbers))
+    assert drawn.mean() == pytest.approx(0.001, rel=0.3)

@@ -65,6 +65,40 @@ async def test_a_stream_waits_for_its_reader(brain: Brain) -> None:
     await steps.aclose()
 
 
+@pytest.mark.parametrize("end", ["leaves", "deleted"])
+async def test_a_stream_that_waits_for_its_reader_can_be_stopped(brain: Brain, end: str) -> None:
+    """A generation that stands still, as nobody reads, gives the session back when its client goes, or at a DELETE."""
+    id = await primed(brain)
+    start = brain.kept(id).position
+    steps = brain.sessions.generate_stream(id, drawn(10_000), "")
+    await anext(steps)
+    while brain.kept(id).position < start + BACKLOG:  # noqa: ASYNC110 - the ticks run in a thread of their own
+        await asyncio.sleep(0)
+    await turns()
+    if end == "leaves":
+        await steps.aclose()
+        assert (await brain.write(id, "a")).start <= start + BACKLOG + 1
+    else:
+        await brain.sessions.delete(id, "")
+        with pytest.raises(SessionEnded):
+            async for _ in steps:
+                pass
+
+
+async def test_a_step_that_waits_for_its_tick_is_dropped_with_its_stream(brain: Brain) -> None:
+    """A client that goes while the next step is in the queue takes it along; the session stands at what was told."""
+    id = await primed(brain)
+    held = await brain.hold_tick("language")
+    steps = brain.sessions.generate_stream(id, drawn(10_000), "")
+    assert (await anext(steps)).steps == 0
+    await steps.aclose()
+    brain.engines["language"].gate.open()
+    await held
+    assert (await brain.write(id, "a")).start == 9
+    assert brain.metric("generated_total", model="language") == 0
+    assert brain.metric("dropped_total") == 1
+
+
 async def test_who_never_reads_is_taken_for_gone() -> None:
     """A reader who stands still for too long no longer holds anything up."""
     caller = Caller(patience_s=0.01)
