@@ -136,7 +136,8 @@ class Served:
         self.app = App(steps)
         self.state = ServerState()
         self.connections: list[Connection] = []
-        self._config = uvicorn.Config(self.app, http=Connection, log_config=None, lifespan="off", **options)
+        fixed: dict[str, Any] = {"http": Connection, "proxy_headers": False, "log_config": None, "lifespan": "off"}
+        self._config = uvicorn.Config(self.app, **(fixed | options))
         self._clients: list[Client] = []
 
     async def start(self) -> None:
