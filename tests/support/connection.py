@@ -122,6 +122,10 @@ class Client:
             headers = dict(line.split(": ", 1) for line in head[1:] if line)
             return int(head[0].split()[1]), headers, await self._reader.readexactly(int(headers["content-length"]))
 
+    async def until(self, end: bytes) -> bytes:
+        """What comes up to these bytes."""
+        return await asyncio.wait_for(self._reader.readuntil(end), PATIENCE_S)
+
     async def rest(self) -> bytes:
         """Everything up to the end of the connection; ConnectionError where it was broken."""
         return await asyncio.wait_for(self._reader.read(), PATIENCE_S)
@@ -130,10 +134,9 @@ class Client:
 class Served:
     """A server of such connections, and its clients."""
 
-    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - uvicorn's own
+    def __init__(self, app: Callable[[StepsEndpoint], Any] = App, **options: Any) -> None:  # noqa: ANN401 - uvicorn's own
         self.sessions = Sessions()
-        steps = StepsEndpoint(self.sessions, self.sessions, 200_000, 1000)
-        self.app = App(steps)
+        self.app = app(StepsEndpoint(self.sessions, self.sessions, 1_000_000, 1000))
         self.state = ServerState()
         self.connections: list[Connection] = []
         fixed: dict[str, Any] = {"http": Connection, "proxy_headers": False, "log_config": None, "lifespan": "off"}
