@@ -13,8 +13,11 @@ _PROC = Path("/proc")
 _LISTEN = "0A"
 
 
+_FRONT = "service.fronts."  # in the command lines of a server of several processes
+
+
 def server_processes(address: Address) -> list[int]:
-    """Who listens there, with children; none where the server is elsewhere or belongs to somebody else."""
+    """Who listens there, with all processes of the same server; none where it is elsewhere or somebody else's."""
     if not _PROC.joinpath("net", "tcp").exists() or not _local(address):
         return []
     sockets = {f"socket:[{inode}]" for inode in _listening(address.port)}
@@ -22,7 +25,9 @@ def server_processes(address: Address) -> list[int]:
     parents = {pid: fields[1] for pid in _pids() if (fields := _stat(pid))}
     while children := {pid for pid, parent in parents.items() if int(parent) in found} - found:
         found |= children
-    return sorted(found)
+    fronts = {pid for pid in parents if _FRONT in _command(pid)}
+    supervisors = {int(parents[pid]) for pid in found & fronts}
+    return sorted(found | supervisors | {pid for pid in fronts if int(parents[pid]) in supervisors})
 
 
 def cpu_seconds(pids: list[int]) -> float:
@@ -59,6 +64,12 @@ def _files(pid: int) -> Iterator[str]:
         for path in (_PROC / str(pid) / "fd").iterdir():
             with suppress(OSError):
                 yield str(path.readlink())
+
+
+def _command(pid: int) -> str:
+    with suppress(OSError):  # gone
+        return (_PROC / str(pid) / "cmdline").read_text(errors="replace")
+    return ""
 
 
 def _stat(pid: int) -> list[str]:

@@ -95,7 +95,7 @@ class App:
         self.came.append(scope["path"])
         body = await read_body(receive, 10_000_000)
         waiting = asyncio.create_task(self.may.wait())
-        leaving = asyncio.create_task(receive())  # type: ignore[arg-type]  # a coroutine
+        leaving = asyncio.ensure_future(receive())
         await asyncio.wait([waiting, leaving], return_when=asyncio.FIRST_COMPLETED)
         if leaving.done():
             self.gone += 1

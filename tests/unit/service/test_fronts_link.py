@@ -284,7 +284,8 @@ async def test_the_engine_refuses_what_it_refuses_at_once(pair: Pair) -> None:
     id = await pair.brain.create()
     await pair.step(id)
     too_many = json.dumps({"inputs": [1] * 1000}).encode()
-    pair.engine.sessions._settings = pair.brain.sessions._settings.model_copy(update={"max_steps": 10})
+    sessions = pair.brain.sessions
+    sessions._settings = sessions._settings.model_copy(update={"max_steps": 10})
     assert (await pair.step(id, too_many))[0] == 413
     await pair.brain.sessions.delete(id, "")
     assert (await pair.step(id))[0] == 410
