@@ -20,7 +20,7 @@ HEAVY = (
 
 PROGRAM = """
 import sys
-import service.__main__
+import service.__main__, service.server
 from service.app import build
 from service.settings import load_settings
 build(load_settings(durability="memory", provider="cpu", log_level="error"))
@@ -44,3 +44,10 @@ def test_a_server_does_not_import(imported: set[str], module: str) -> None:
 def test_a_server_imports_what_serves(imported: set[str]) -> None:
     """The list above is held against a server that is really there."""
     assert {"fastapi", "uvicorn", "onnxruntime", "numpy", "service.engine.runtime", "service.api.steps"} <= imported
+
+
+def test_a_supervisor_serves_nothing() -> None:
+    """The parent of several processes imports nothing of what they serve with: they start that much earlier."""
+    program = "import sys, service.__main__, service.fronts.supervisor; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=ROOT, text=True, check=True)
+    assert {"fastapi", "uvicorn", "uvloop", "onnxruntime", "numpy"} & set(done.stdout.split()) == set()
