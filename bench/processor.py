@@ -13,21 +13,21 @@ _PROC = Path("/proc")
 _LISTEN = "0A"
 
 
-def server_processes(address: Address) -> list[int]:
-    """Who listens there, the servers that started them, and all their children.
+_FRONT = "service.fronts."  # in the command lines of a server of several processes
 
-    None where the server is elsewhere or belongs to somebody else.
-    """
+
+def server_processes(address: Address) -> list[int]:
+    """Who listens there, with all processes of the same server; none where it is elsewhere or somebody else's."""
     if not _PROC.joinpath("net", "tcp").exists() or not _local(address):
         return []
     sockets = {f"socket:[{inode}]" for inode in _listening(address.port)}
     found = {pid for pid in _pids() if not sockets.isdisjoint(_files(pid))}
-    parents = {pid: int(fields[1]) for pid in _pids() if (fields := _stat(pid))}
-    while above := {parent for pid in found if _serves(parent := parents.get(pid, 0))} - found:
-        found |= above
-    while children := {pid for pid, parent in parents.items() if parent in found} - found:
+    parents = {pid: fields[1] for pid in _pids() if (fields := _stat(pid))}
+    while children := {pid for pid, parent in parents.items() if int(parent) in found} - found:
         found |= children
-    return sorted(found)
+    fronts = {pid for pid in parents if _FRONT in _command(pid)}
+    supervisors = {int(parents[pid]) for pid in found & fronts}
+    return sorted(found | supervisors | {pid for pid in fronts if int(parents[pid]) in supervisors})
 
 
 def cpu_seconds(pids: list[int]) -> float:
@@ -66,12 +66,10 @@ def _files(pid: int) -> Iterator[str]:
                 yield str(path.readlink())
 
 
-def _serves(pid: int) -> bool:
-    """Whether a process was started as `lstm-serve serve` or `python -m service`."""
-    try:
-        return not {b"serve", b"service"}.isdisjoint((_PROC / str(pid) / "cmdline").read_bytes().split(b"\0"))
-    except OSError:
-        return False
+def _command(pid: int) -> str:
+    with suppress(OSError):  # gone
+        return (_PROC / str(pid) / "cmdline").read_text(errors="replace")
+    return ""
 
 
 def _stat(pid: int) -> list[str]:

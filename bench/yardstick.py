@@ -16,7 +16,8 @@ from onnx import TensorProto, helper
 
 from service.artifact import SIGNATURE_KEY, Signature, StateSpec, TensorSpec
 
-NAMES = ["ours"]
+NAMES = ["ours", "ours_procs"]
+HTTP_WORKERS = {"ours": 0, "ours_procs": 2}
 CREATE = ("/v1/sessions\nContent-Type: application/json\n", '{"model": "yardstick"}')
 CAPTURE = "Location"
 STEP = ("{HDR}/steps\nContent-Type: application/json\n", '{"inputs": [{TOK}], "top_k": 1}')
@@ -31,6 +32,7 @@ def command(port: int, onnx_path: str, name: str) -> list[str]:
     server = Path(sys.executable).with_name("lstm-serve")
     return [
         *(str(server), "serve", "--port", str(port), "--log-level", "warning"),
+        *("--http-workers", str(HTTP_WORKERS[name])),
         *("--model-repository", str(folder / "models"), "--store", f"sqlite:{folder}/data/sessions.db"),
     ]
 

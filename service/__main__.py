@@ -2,8 +2,6 @@
 
 import logging
 
-import uvicorn
-
 from service import logs
 from service.settings import Settings, load_settings
 
@@ -18,8 +16,11 @@ def run(settings: Settings) -> None:
 
         supervise(settings)
         return
+    import uvicorn
+
     from service.app import build
-    from service.server import configuration, end_when_told, listen, url
+    from service.server import configuration, end_when_told
+    from service.sockets import listen, url
 
     listener = listen(settings.host, settings.port)
     server = uvicorn.Server(configuration(build(settings), settings))

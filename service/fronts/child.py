@@ -1,4 +1,4 @@
-"""What the processes that a supervisor starts have in common: sockets in a shared folder, how they begin and end."""
+"""What the processes that a supervisor starts have in common: how they begin and end."""
 
 import asyncio
 import os
@@ -11,13 +11,9 @@ import uvloop
 
 from service import logs
 from service.errors import ServiceError
+from service.fronts.paths import READY, REFUSED
 from service.server import end_when_told
 from service.settings import Settings, load_settings
-
-HTTP = "http"  # the engine's HTTP app
-LINK = "link"  # steps, in messages
-READY = b"ready\n"  # said to the supervisor once requests can be taken
-REFUSED = 2  # exit status where it says why it does not start
 
 
 def run(serve: Callable[[Settings, Path], Awaitable[None]]) -> None:

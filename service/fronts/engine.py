@@ -11,8 +11,9 @@ import uvicorn
 
 from service.api.edge import Edge
 from service.app import build
-from service.fronts.child import HTTP, LINK, end_in_order, run, tell_ready
+from service.fronts.child import end_in_order, run, tell_ready
 from service.fronts.hub import Hub
+from service.fronts.paths import HTTP, LINK
 from service.server import configuration
 from service.settings import Settings
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import uvicorn
 
 from service.api.steps import StepsEndpoint
-from service.fronts.child import HTTP, LINK, end_in_order, run, tell_ready
+from service.fronts.child import end_in_order, run, tell_ready
 from service.fronts.link import RemoteSessions
+from service.fronts.paths import HTTP, LINK
 from service.fronts.relay import Relay
-from service.server import bind, configuration
+from service.server import configuration
 from service.settings import Settings
+from service.sockets import bind
 
 _LATER_S = 3.0  # than drain_s: by then the engine's process has been told to end, and tells those who still wait
 

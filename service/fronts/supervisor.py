@@ -14,9 +14,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 
-from service.fronts.child import READY
-from service.server import bind, url
+from service.fronts.paths import READY
 from service.settings import PREFIX, Settings
+from service.sockets import bind, url
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine", "stores"),
     ("items",),
     ("views",),
-    ("state", "trace", "artifact", "settings", "metrics", "logs", "clock", "sampling"),
+    ("state", "trace", "artifact", "settings", "metrics", "logs", "clock", "sampling", "sockets"),
     ("errors", "histograms"),
 )
 LEVEL = {unit: -depth for depth, layer in enumerate(LAYERS) for unit in layer}

@@ -30,7 +30,7 @@ FRONT, SUPERVISOR = "import service.fronts.front", "import service.__main__, ser
 NOT_NEEDED = {
     WHOLE: HEAVY,
     FRONT: (*HEAVY, *ENGINE),
-    SUPERVISOR: (*HEAVY, *ENGINE, "fastapi", "numpy", "prometheus_client"),
+    SUPERVISOR: (*HEAVY, *ENGINE, "fastapi", "uvicorn", "uvloop", "numpy", "prometheus_client"),
 }
 NAMES = {WHOLE: "whole", FRONT: "front", SUPERVISOR: "supervisor"}
 

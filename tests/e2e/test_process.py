@@ -52,10 +52,11 @@ class TestRefusals:
         sentence = _refused("--model-repository", str(models), "--provider", "cuda")
         assert "provider=cuda cannot be used" in sentence
 
-    def test_no_model(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("options", [[], ["--http-workers", "1"]], ids=["one-process", "front-end"])
+    def test_no_model(self, tmp_path: Path, options: list[str]) -> None:
         """Without a single artifact that can be served the service refuses, and says what is wrong with the first."""
         (tmp_path / "m" / "1").mkdir(parents=True)
-        assert "no artifact in" in _refused("--model-repository", str(tmp_path))
+        assert "no artifact in" in _refused("--model-repository", str(tmp_path), *options)
         (tmp_path / "m" / "1" / "model.onnx").write_bytes(b"nonsense")
         assert "not an ONNX model" in _refused("--model-repository", str(tmp_path))
 
@@ -71,8 +72,9 @@ class TestRefusals:
         with Server(tmp_path, models) as server:
             port = server.url.rsplit(":", 1)[1]
             store = f"sqlite:{tmp_path}/b.db"
-            sentence = _refused("--model-repository", str(models), "--port", port, "--store", store)
-            assert f"127.0.0.1:{port}" in sentence
+            for options in ([], ["--http-workers", "1"]):
+                sentence = _refused("--model-repository", str(models), "--port", port, "--store", store, *options)
+                assert f"127.0.0.1:{port}" in sentence
 
 
 def test_nobody_is_called_home(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,10 +89,11 @@ def test_nobody_is_called_home(models: Path, tmp_path: Path, monkeypatch: pytest
     assert list(home.rglob("*")) == []
 
 
+@pytest.mark.parametrize("workers", [0, 1], ids=["one-process", "front-end"])
 class TestEnding:
-    def test_sigterm(self, models: Path, tmp_path: Path) -> None:
+    def test_sigterm(self, models: Path, tmp_path: Path, workers: int) -> None:
         """SIGTERM ends the process with status 0, and sessions go on in the next one."""
-        with Server(tmp_path, models) as server:
+        with Server(tmp_path, models, http_workers=workers) as server:
             with server.client() as client:
                 session = create(client, "sum")
                 client.post(f"{session}/steps", json={"inputs": [5]})
@@ -101,14 +104,14 @@ class TestEnding:
                 assert answer.json()["outputs"] == {"y": [7.0]}
 
     @pytest.mark.parametrize("_", range(3))
-    def test_sigterm_at_once(self, models: Path, tmp_path: Path, _: int) -> None:
+    def test_sigterm_at_once(self, models: Path, tmp_path: Path, _: int, workers: int) -> None:
         """A signal that comes as soon as the server listens is not lost."""
-        with Server(tmp_path, models) as server:
+        with Server(tmp_path, models, http_workers=workers) as server:
             assert server.terminate() == 0
 
-    def test_sigterm_finishes_what_was_accepted(self, models: Path, tmp_path: Path) -> None:
+    def test_sigterm_finishes_what_was_accepted(self, models: Path, tmp_path: Path, workers: int) -> None:
         """A request that runs when SIGTERM comes is answered, in whole."""
-        with Server(tmp_path, models) as server:
+        with Server(tmp_path, models, http_workers=workers) as server:
             answers: list[httpx.Response] = []
 
             def generate() -> None:
@@ -125,29 +128,30 @@ class TestEnding:
             thread.join()
             assert (answers[0].status_code, answers[0].json()["steps"]) == (200, 1500)
 
-    def test_sigkill_in_a_stream(self, models: Path, tmp_path: Path) -> None:
-        """After SIGKILL in the middle of a stream, the session stands at or just beyond what the client has seen."""
-        with Server(tmp_path, models) as server:
-            seen = 0
-            with server.client() as client:
-                session = create(client, "language")
-                client.post(f"{session}/steps", json={"text": "hello"})
-                body = {"max_steps": 2000, "stream": True, "seed": 4}
-                try:
-                    with client.stream("POST", f"{session}/generate", json=body) as answer:
-                        for line in answer.iter_lines():
-                            seen += line.startswith("data: {")
-                            if seen == 20:
-                                os.kill(server.pid, signal.SIGKILL)
-                except httpx.TransportError:
-                    pass
-            server.kill()
-            server.start()
-            with server.client() as client:
-                told = client.get(session).json()
-                assert told["position"] >= 5 + seen >= 25
-                assert told["last"]["position"] == 5
-                assert len(told["last"]["outputs"]["tokens"]) == told["position"] - 5
+
+def test_sigkill_in_a_stream(models: Path, tmp_path: Path) -> None:
+    """After SIGKILL in the middle of a stream, the session stands at or just beyond what the client has seen."""
+    with Server(tmp_path, models) as server:
+        seen = 0
+        with server.client() as client:
+            session = create(client, "language")
+            client.post(f"{session}/steps", json={"text": "hello"})
+            body = {"max_steps": 2000, "stream": True, "seed": 4}
+            try:
+                with client.stream("POST", f"{session}/generate", json=body) as answer:
+                    for line in answer.iter_lines():
+                        seen += line.startswith("data: {")
+                        if seen == 20:
+                            os.kill(server.pid, signal.SIGKILL)
+            except httpx.TransportError:
+                pass
+        server.kill()
+        server.start()
+        with server.client() as client:
+            told = client.get(session).json()
+            assert told["position"] >= 5 + seen >= 25
+            assert told["last"]["position"] == 5
+            assert len(told["last"]["outputs"]["tokens"]) == told["position"] - 5
 
 
 class TestDatabaseTrouble:

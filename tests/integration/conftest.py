@@ -26,10 +26,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Server]:
-    """A running server."""
-    with Server(tmp_path_factory.mktemp("server"), repository, max_body_bytes=100_000, max_steps=2000) as running:
+@pytest.fixture(scope="session", params=[0, 1], ids=["one-process", "front-end"])
+def server(
+    tmp_path_factory: pytest.TempPathFactory, repository: Path, request: pytest.FixtureRequest
+) -> Iterator[Server]:
+    """A running server: to its clients it is the same whether one process answers or several."""
+    limits = {"max_body_bytes": 100_000, "max_steps": 2000}
+    with Server(tmp_path_factory.mktemp("server"), repository, http_workers=request.param, **limits) as running:
         yield running
 
 

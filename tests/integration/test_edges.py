@@ -18,10 +18,13 @@ MANY_STEPS = 1_000_000
 GENERATE = "/v1/models/language/generate"
 
 
-@pytest.fixture(scope="module")
-def patient(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=[0, 1], ids=["one-process", "front-end"])
+def patient(
+    tmp_path_factory: pytest.TempPathFactory, repository: Path, request: pytest.FixtureRequest
+) -> Iterator[Server]:
     """A server that allows long work, and gives it one second at a shutdown."""
-    with Server(tmp_path_factory.mktemp("patient"), repository, max_steps=MANY_STEPS, drain_s=1) as running:
+    settings = {"max_steps": MANY_STEPS, "drain_s": 1, "http_workers": request.param}
+    with Server(tmp_path_factory.mktemp("patient"), repository, **settings) as running:
         yield running
 
 

@@ -45,20 +45,34 @@ class Server:
         assert self._process is not None
         return self._process.pid
 
+    def children(self, kind: str = "") -> list[int]:
+        """Of a server of several processes those that run now besides ``pid``; ``kind``: "engine" or "front"."""
+        pids = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [int(pid) for pid in pids if f"service.fronts.{kind}" in _command(pid)]
+
     def start(self) -> None:
         """Start, and wait until it listens; the port stays the same from the second time on."""
+        self.launch()
+        deadline = time.monotonic() + START_LIMIT_S
+        while not (found := _LISTENING.search(self._log.read_bytes())):
+            if self.exited or time.monotonic() > deadline:
+                raise RuntimeError(f"the server did not start:\n{self.log}")
+            time.sleep(0.02)
+        self.url = found[1].decode()
+        self._settings["port"] = int(found[2])
+
+    @property
+    def exited(self) -> bool:
+        """Whether the process has come to its end."""
+        return self._process is not None and self._process.poll() is not None
+
+    def launch(self) -> None:
+        """Start, and wait for nothing."""
         environment = os.environ | {f"LSTM_SERVE_{k.upper()}": str(v) for k, v in self._settings.items()}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "service"], env=environment, stderr=log, stdout=log, start_new_session=True
             )
-        deadline = time.monotonic() + START_LIMIT_S
-        while not (found := _LISTENING.search(self._log.read_bytes())):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the server did not start:\n{self.log}")
-            time.sleep(0.02)
-        self.url = found[1].decode()
-        self._settings["port"] = int(found[2])
 
     def kill(self) -> None:
         """SIGKILL: no farewell."""
@@ -76,6 +90,12 @@ class Server:
     def client(self) -> httpx.Client:
         """A client of this server."""
         return httpx.Client(base_url=self.url, timeout=30.0)
+
+
+def _command(pid: str) -> str:
+    with contextlib.suppress(OSError):  # it has just ended
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
 
 
 def create(client: httpx.Client, model: str, **body: object) -> str:

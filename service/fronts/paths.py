@@ -1,0 +1,6 @@
+"""What the processes of one service agree on; nothing that takes time to import."""
+
+HTTP = "http"  # the socket of the engine's HTTP app, in the folder that they share
+LINK = "link"  # the socket for steps, in messages
+READY = b"ready\n"  # said to the supervisor once requests can be taken
+REFUSED = 2  # exit status of a process that has said why it does not start

@@ -1,0 +1,115 @@
+"""Live sessions that nobody asks for take their row and little more, and answer as ever."""
+
+import gc
+import tracemalloc
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from service.sessions import arena
+from service.sessions.packing import Packed, kinds
+from tests.support.brain import Brain, Serve, drawn, sums
+from tests.support.records import plain, record
+
+OVERHEAD = 300  # bytes of a packed session beside its row
+
+
+@pytest.fixture
+async def packing(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> Brain:
+    """A brain that keeps one session unpacked."""
+    monkeypatch.setattr(arena, "READY", 1)
+    return serve()
+
+
+async def test_there_and_back(brain: Brain) -> None:
+    """A record comes back as it was but for its answers and its output, which the store has."""
+    before, model = record("a", row=b"row" * 9, position=7), brain.model("adder")
+    after = Packed.of(before, model, kinds()).record("a")
+    assert plain(after) == plain(msgspec.structs.replace(before, answers=(), output=b""))
+
+
+async def test_sessions_of_a_kind_share_what_they_have_in_common(brain: Brain) -> None:
+    """One kind for all, and none once the last is gone."""
+    table, model = kinds(), brain.model("adder")
+    one, two = (Packed.of(record(id), model, table) for id in "ab")
+    other = Packed.of(record("c", ttl_s=1.0), model, table)
+    assert one.kind is two.kind
+    assert one.kind is not other.kind
+    assert replace(one.kind) == two.kind
+    del one, two, other
+    assert len(table) == 0
+
+
+async def test_a_packed_session_goes_on(packing: Brain) -> None:
+    """From the position and the state that it had."""
+    ids = [await packing.create() for _ in range(5)]
+    for id in ids:
+        assert await packing.add(id, 1) == [1]
+    loads = len(packing.store.loads)
+    for id in ids:
+        assert await packing.add(id, 2, position=1) == [3]
+    assert len(packing.store.loads) == loads, "they were packed, not let go"
+    assert packing.metric("sessions", where="live") == 5
+
+
+async def test_a_repeat_after_packing_gets_the_same_answer(packing: Brain) -> None:
+    """The answer is in the store, and nothing moves."""
+    id = await packing.create()
+    first, _ = await packing.advance(id, 1, 2, position=0)
+    for _ in range(3):
+        await packing.add(await packing.create(), 1)
+    again, repeated = await packing.advance(id, 1, 2, position=0)
+    assert repeated
+    assert plain(again) == plain(first)
+    assert sums((await packing.advance(id, 4, position=2))[0]) == [7]
+
+
+@pytest.mark.parametrize("advance", [True, False])
+async def test_a_generation_after_packing_is_the_same(packing: Brain, advance: bool) -> None:
+    """It continues from the output that the store has."""
+    told = []
+    for packed in (False, True):
+        id = await packing.create("language")
+        await packing.write(id, "once upon")
+        if packed:
+            for _ in range(3):
+                await packing.add(await packing.create(), 1)
+        generated = await packing.generate(id, drawn(5, advance=advance))
+        told.append((generated.text, generated.position))
+    assert told[0] == told[1]
+
+
+async def test_ended_sessions_leave(packing: Brain) -> None:
+    """A packed session that is deleted is not live any more."""
+    ids = [await packing.create() for _ in range(3)]
+    await packing.sessions.delete(ids[0], "")
+    assert packing.metric("sessions", where="live") == 2
+
+
+async def test_beyond_max_live_the_oldest_go(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
+    """They rest in the store, and come back from it."""
+    monkeypatch.setattr(arena, "READY", 1)
+    brain = serve(max_live=3)
+    ids = [await brain.create() for _ in range(6)]
+    assert brain.metric("sessions", where="live") == 3
+    loads = len(brain.store.loads)
+    assert [await brain.add(id, 1) for id in ids] == [[1]] * 6
+    assert len(brain.store.loads) > loads
+
+
+async def test_memory(brain: Brain) -> None:
+    """A packed session takes at most its row and 300 bytes, the table that finds it by its id included."""
+    model, table = brain.model("adder"), kinds()
+    row, many = bytes(2048), 2000
+    gc.collect()
+    tracemalloc.start()
+    packed: dict[str, Packed] = {}
+    for n in range(many):
+        id = f"{n:032x}"
+        packed[id] = Packed.of(record(id, row=row), model, table)
+    gc.collect()
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(packed) == many
+    assert len(row) < taken / many <= len(row) + OVERHEAD
