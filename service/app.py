@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from service.api import generation, health, models, sessions, steps
+from service.api import generation, handshake, health, models, sessions, steps, streams
 from service.api.asgi import ClientDisconnected
 from service.api.edge import Edge
 from service.api.problems import invalid, problem, reason
@@ -86,6 +86,7 @@ def build(settings: Settings, store: Store | None = None, clock: Clock | None = 
     endpoint = steps.StepsEndpoint(brain, steps.StepsCounts(metrics), settings.max_body_bytes, settings.max_steps)
     for router in (
         steps.router(endpoint),
+        streams.router(),
         sessions.router(brain),
         generation.router(brain, settings.max_steps),
         models.router(brain, settings.max_steps, settings.max_sequences),
@@ -93,7 +94,9 @@ def build(settings: Settings, store: Store | None = None, clock: Clock | None = 
     ):
         app.include_router(router)
     _answer_errors(app, metrics)
-    return Edge(app, endpoint, metrics, settings.max_body_bytes)
+    limits = streams.Limits(settings.max_body_bytes, settings.max_steps, settings.max_session_queue)
+    opened = streams.Streams(brain, steps.StepsCounts(metrics, handshake.PATH), limits)
+    return Edge(app, endpoint, opened, metrics, settings.max_body_bytes)
 
 
 def _answer_errors(app: FastAPI, metrics: Metrics) -> None:

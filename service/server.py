@@ -8,6 +8,7 @@ import uvicorn
 
 from service.api.asgi import App
 from service.api.connection import Connection
+from service.api.stream import Stream
 from service.errors import SettingsError
 from service.settings import Settings
 
@@ -18,6 +19,7 @@ def configuration(app: App, settings: Settings, *, drain_s: float | None = None,
         app,
         loop="uvloop",
         http=Connection,
+        ws=Stream,
         access_log=False,
         log_config=None,
         proxy_headers=False,

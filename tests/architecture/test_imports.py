@@ -241,7 +241,8 @@ def test_export_sees_the_contract_and_the_engine_only() -> None:
 
 # Scripts that look inside.
 MEASURING = {
-    f"{name}.py" for name in ("cells", "cell_ratio", "cuda", "inside", "kernels", "models", "stages", "yardstick")
+    f"{name}.py"
+    for name in ("cells", "cell_ratio", "cuda", "inside", "kernels", "models", "stages", "stream", "yardstick")
 }
 
 
