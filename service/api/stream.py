@@ -45,8 +45,8 @@ _OK, _SWITCHED = 200, 101
 class Stream(Lifeline):
     """One client's stream, made by uvicorn's HTTP protocol, which hands on the request that asked for it.
 
-    Mutable state: ``_receiver`` (None before the handshake, and when what comes is not to be understood), ``_messages``
-    (None before the handshake), ``_flying`` (what is not answered yet, in its order) and ``_steps`` (theirs together),
+    Mutable state: ``_receiver`` (None before the handshake, and when what comes is not to be understood), ``_open``
+    (the handshake is done), ``_flying`` (what is not answered yet, in its order) and ``_steps`` (theirs together),
     ``_out`` (answers that are not written yet), ``_choked`` (the client reads too slowly), ``_live`` (the session,
     while what has come is read).
     """
@@ -58,7 +58,8 @@ class Stream(Lifeline):
         self._sessions, self._count = self._streams.sessions, self._streams.counts.answered
         self._opening: asyncio.Task[None] | None = None
         self._receiver: Receiver | None = None
-        self._messages: Messages | None = None
+        self._messages: Messages
+        self._open = False
         self._flying: deque[Message] = deque()
         self._out: list[bytes] = []
         self._steps = 0
@@ -93,11 +94,11 @@ class Stream(Lifeline):
             self._read()
         elif self._opening is None:
             self._transport.pause_reading()  # until it is open; there is nothing to be sent before
-            self._opening = self._loop.create_task(self._open(data))
+            self._opening = self._loop.create_task(self._shake_hands(data))
 
     # ---- opening
 
-    async def _open(self, request: bytes) -> None:
+    async def _shake_hands(self, request: bytes) -> None:
         try:
             asked = handshake.read(request, self._streams.limits.in_flight)
             model = await self._sessions.model_of(asked.id, ANYONE)
@@ -115,7 +116,7 @@ class Stream(Lifeline):
     def _accept(self, asked: Handshake, signature: Signature) -> None:
         limits = self._streams.limits
         self._id, self._in_flight, self._most_steps = asked.id, asked.in_flight, limits.steps
-        self._messages = Messages(signature, limits.steps, asked.in_flight)
+        self._messages, self._open = Messages(signature, limits.steps, asked.in_flight), True
         self._receiver = Receiver(limits.message_bytes)
         self._transport.write(handshake.accepted(asked.accept))
         self._transport.resume_reading()
@@ -160,7 +161,7 @@ class Stream(Lifeline):
             self._client_left(code)
 
     def _submit(self, opcode: int, payload: bytes) -> None:
-        messages = cast(Messages, self._messages)
+        messages = self._messages
         message = Message(self, messages, opcode)
         if opcode == TEXT:
             text(payload)
@@ -207,7 +208,7 @@ class Stream(Lifeline):
 
     def _quiet(self) -> bool:
         """See ``Lifeline``."""
-        if self._flying or self._messages is None:
+        if self._flying or not self._open:
             return False
         self._write()
         return True
