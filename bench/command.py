@@ -22,6 +22,13 @@ def bench(
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps of each request.")] = 1,
+    transport: Annotated[
+        str, typer.Option(help="http: a POST for each request; websocket: a stream for each session.")
+    ] = "http",
+    in_flight: Annotated[int, typer.Option(help="Requests that a session has in flight, on a stream.")] = 1,
+    binary: Annotated[
+        bool, typer.Option("--binary", help="Send binary messages instead of JSON, on a stream.")
+    ] = False,
     seconds: Annotated[float, typer.Option(help="Measured seconds at each number of sessions.")] = 5.0,
     warm_up: Annotated[float, typer.Option(help="Seconds before they are measured.")] = 1.0,
     slo: Annotated[
@@ -54,6 +61,9 @@ def bench(
         processes=usual_processes() if processes is None else processes,
         seed=seed,
         slo=None if slo is None else limit(slo),
+        transport=transport,
+        in_flight=in_flight,
+        binary=binary,
     )
     where = address(url)
     from bench.running import measure

@@ -16,8 +16,10 @@ from bench.errors import BenchError
 from bench.figures import Tally, together
 from bench.inputs import chunks
 from bench.loops import Times
+from bench.messages import Binary, Json
 from bench.options import Address, Options
 from bench.processor import cpu_seconds, server_processes
+from bench.stream_session import Way
 from bench.worker import Close, Prepare, Run, Stop, Target, work
 
 DIED = "a process of the load generator has died: the machine may be short of memory"
@@ -41,8 +43,9 @@ class Crew:
     def __init__(self, address: Address, model: Mapping[str, Any], options: Options) -> None:
         self._options = options
         self._address = address
-        made = chunks(model, options.steps, options.seed)
-        target = Target(address, model["name"], made, options.steps, options.seed)
+        made = chunks(model, options.steps, options.seed, binary=options.binary)
+        way = Way(options.in_flight, Binary() if options.binary else Json()) if options.transport != "http" else None
+        target = Target(address, model["name"], made, options.steps, options.seed, way)
         self._targets = [replace(target, seed=options.seed + i) for i in range(options.processes)]
         self._pipes: list[Connection] = []
         self._processes: list[BaseProcess] = []

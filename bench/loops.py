@@ -25,14 +25,14 @@ ANSWER_LIMIT_S = 10.0  # for what is in flight at the end
 class Client(Protocol):
     """What a loop needs of a session, whatever the transport: it is told to send, and tells when that is done."""
 
-    busy: bool
-    began: float
+    busy: bool  # it takes no request more
+    began: float  # of the request that is over, when it is told
 
     def send(self, began: float) -> None:
         """Send the next steps."""
 
-    def give_up(self) -> None:
-        """Forget the request in flight."""
+    def give_up(self) -> list[float]:
+        """Forget what is in flight; when it began."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,9 @@ class Loop(ABC):
                     await self._idle.wait()
         except TimeoutError:
             for client in self._clients:
-                if client.busy:
-                    client.give_up()
+                for began in client.give_up():
                     self.tally.problems["no-answer"] += 1
-                    self._leave(client.began)
+                    self._leave(began)
         return self.tally
 
     def stop(self) -> None:
@@ -131,11 +130,12 @@ class Loop(ABC):
 
 
 class ClosedLoop(Loop):
-    """Each session has one request in flight, always."""
+    """Each session has as many requests in flight as it takes, always."""
 
     def _start(self) -> None:
         for client in self._clients:
-            self._send(client, self._now())
+            while not client.busy:
+                self._send(client, self._now())
 
     def _stop(self) -> None:
         """Nothing is waiting: what is sent next is decided by answers."""

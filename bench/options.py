@@ -14,6 +14,7 @@ from bench.figures import QUANTILES
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _SLO = re.compile(rf"({'|'.join(map(re.escape, QUANTILES))})=(\d+(?:\.\d+)?)({'|'.join(_UNITS)})")
+TRANSPORTS = ("http", "websocket")
 _MOST_PROCESSES = 8  # unless told: the server needs cores, too
 
 
@@ -50,6 +51,9 @@ class Options:
     processes: int
     seed: int
     slo: Slo | None
+    transport: str = "http"
+    in_flight: int = 1
+    binary: bool = False
 
     def __post_init__(self) -> None:
         _check("sessions", min(self.sessions) >= 1, "numbers from 1 on, with commas between them")
@@ -58,6 +62,10 @@ class Options:
         _check("steps", self.steps >= 1, "a number from 1 on")
         _check("seconds", math.isfinite(self.seconds) and self.seconds > 0, "a number above 0")
         _check("warm-up", math.isfinite(self.warm_up) and self.warm_up >= 0, "a number from 0 on")
+        _check("transport", self.transport in TRANSPORTS, " or ".join(TRANSPORTS))
+        _check("in-flight", self.in_flight >= 1, "a number from 1 on")
+        _check("in-flight", self.in_flight == 1 or self.transport == "websocket", "--transport websocket with it")
+        _check("binary", not self.binary or self.transport == "websocket", "--transport websocket with it")
         _check("processes", self.processes >= 1, "a number from 1 on")
 
     def to_json(self) -> Mapping[str, Any]:

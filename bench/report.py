@@ -14,7 +14,7 @@ TOO_BUSY = 0.8  # of a core: beyond it the generator may be what is measured
 LEFT = 0.01  # of the requests may be unanswered at the end where a server keeps up
 TOO_LATE_S = 0.002  # for the open loop's 99th percentile
 CLOSED = (
-    "closed loop: each session sends its next request when the last one is answered, and a latency begins at sending. "
+    "closed loop: each session sends its next request when one is answered, and a latency begins at sending. "
     "A server that stalls is sent less meanwhile, so these percentiles tell what a request takes, not what users meet "
     "who come when they like; no correction is sound without a schedule: --rate gives one."
 )

@@ -34,7 +34,9 @@ def measure(address: Address, model: str | None, options: Options, out: Path | N
     described = describe(address, model)
     run = _Measurement(Console(stderr=True), options)
     # Our own output goes by print: the lines are longer than a narrow terminal, and must not be folded.
-    run.tell(f"{described['name']}/{described['version']}, steps a request: {options.steps}; {_mode(options)}")
+    run.tell(
+        f"{described['name']}/{described['version']}, steps a request: {options.steps}; {_way(options)}{_mode(options)}"
+    )
     with Crew(address, described, options) as crew:
         try:
             found = run.stages(crew)
@@ -144,6 +146,12 @@ def _get(address: Address, path: str) -> dict[str, Any]:
     finally:
         connection.close()
     return told
+
+
+def _way(options: Options) -> str:
+    if options.transport == "http":
+        return ""
+    return f"WebSocket, {'binary' if options.binary else 'JSON'}, {options.in_flight} in flight; "
 
 
 def _mode(options: Options) -> str:

@@ -32,7 +32,7 @@ class Session:
         self.position = 0
         self.certain = True  # False where the last request had no answer: it may have been applied
         self.busy = False
-        self.began = 0.0  # from when the request in flight is counted
+        self.began = 0.0  # from when the request is counted that is in flight, or was just answered
         self.done: Callable[[Session, str | None], None] = lambda session, problem: None
 
     async def create(self) -> None:
@@ -85,20 +85,25 @@ class Session:
         self.busy, self.began, self._resent = True, began, False
         self._send()
 
-    def give_up(self) -> None:
-        """Forget the request in flight."""
+    def give_up(self) -> list[float]:
+        """Forget the request in flight; when it began."""
+        began = [self.began] if self.busy else []
         if self._dialling is not None:
             self._dialling.cancel()
         self._link.close()
-        self.busy = self.certain = False
+        self.busy, self.certain = False, self.certain and not began
+        return began
 
     def _send(self) -> None:
         if not self._link.open:
             self._dialling = asyncio.ensure_future(self._dial())
             return
-        # The same chunk for the same position: what is sent again is the same request, and is applied once.
-        chunk = self._chunks[(self._first + self.position // self._steps) % len(self._chunks)]
-        self._link.send(b"POST", self._path + b"/steps", b'{"position":%d,%b}' % (self.position, chunk))
+        body = b'{"position":%d,%b}' % (self.position, self._chunk(self.position))
+        self._link.send(b"POST", self._path + b"/steps", body)
+
+    def _chunk(self, position: int) -> bytes:
+        """The same chunk for the same position: what is sent again is the same request, and is applied once."""
+        return self._chunks[(self._first + position // self._steps) % len(self._chunks)]
 
     async def _dial(self) -> None:
         try:
@@ -132,9 +137,12 @@ class Session:
         if status == 200:
             if body.startswith(b'{"position":%d,"steps":%d,' % (reached, self._steps)):
                 return None
-            told = _document(body)
+            told = document(body)
             return None if (told.get("position"), told.get("steps")) == (reached, self._steps) else WRONG
-        stands = _document(body).get("position")
+        return self._refused(status, body)
+
+    def _refused(self, status: int, body: bytes) -> str:
+        stands = document(body).get("position")
         if isinstance(stands, int):
             self.position = stands  # where another went on; counted all the same
         return kind_of(status, body)
@@ -144,7 +152,8 @@ class Session:
         self.done(self, problem)
 
 
-def _document(body: bytes) -> dict[str, Any]:
+def document(body: bytes) -> dict[str, Any]:
+    """A JSON object; an empty one for what is none."""
     try:
         told = json.loads(body)
     except ValueError:
@@ -154,9 +163,9 @@ def _document(body: bytes) -> dict[str, Any]:
 
 def kind_of(status: int, body: bytes) -> str:
     """The last word of a problem's type, or the status."""
-    kind = str(_document(body).get("type", "")).rsplit(":", 1)[-1]
+    kind = str(document(body).get("type", "")).rsplit(":", 1)[-1]
     return kind if kind not in ("", "blank") else f"status-{status}"
 
 
 def _told(status: int, body: bytes) -> str:
-    return f"{kind_of(status, body)}, {_document(body).get('detail', 'no reason told')}"
+    return f"{kind_of(status, body)}, {document(body).get('detail', 'no reason told')}"

@@ -19,6 +19,7 @@ from bench.errors import BenchError
 from bench.loops import ClosedLoop, Loop, OpenLoop, Times
 from bench.options import Address
 from bench.session import Session
+from bench.stream_session import StreamSession, Way
 
 T = TypeVar("T")
 
@@ -28,13 +29,19 @@ _AT_ONCE = 64  # sessions that are made or ended at the same time
 
 @dataclass(frozen=True)
 class Target:
-    """What is loaded, and with what; ``seed`` differs from process to process."""
+    """What is loaded, with what, and how (``way``: on streams); ``seed`` differs from process to process."""
 
     address: Address
     model: str
     chunks: Sequence[bytes]
     steps: int
     seed: int
+    way: Way | None = None
+
+    def session(self, chance: random.Random) -> Session:
+        """A new one, that begins at some chunk."""
+        told = self.address, self.model, self.chunks, self.steps, chance.randrange(len(self.chunks))
+        return Session(*told) if self.way is None else StreamSession(*told, self.way)
 
 
 @dataclass(frozen=True)
@@ -109,11 +116,7 @@ class Worker:
             self._pipe.send(answer)
 
     async def _prepare(self, sessions: int) -> BenchError | None:
-        t = self._target
-        new = [
-            Session(t.address, t.model, t.chunks, t.steps, self._random.randrange(len(t.chunks)))
-            for _ in range(sessions - len(self._sessions))
-        ]
+        new = [self._target.session(self._random) for _ in range(sessions - len(self._sessions))]
         self._sessions += new
         try:
             await _a_few_at_once([session.create() for session in new])

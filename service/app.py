@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from service.api import generation, health, models, sessions, steps
+from service.api import generation, handshake, health, models, sessions, steps, streams
 from service.api.asgi import ClientDisconnected
 from service.api.edge import Edge
 from service.api.problems import invalid, problem, reason
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 VERSION = version("lstm-serve")
 _ANY_ERROR = 500
+_CONTAINERS = 50_000  # that are made and not freed before cycles are looked for
 _PROBLEM: dict[str, Any] = {
     "description": "a problem, with a stable type and the field that was wrong",
     "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
@@ -72,7 +73,12 @@ def build(settings: Settings, store: Store | None = None, clock: Clock | None = 
         # through all of it, and everybody wait for tens of milliseconds.
         gc.collect()
         gc.freeze()
+        # A tick holds some containers for each of up to thousands of requests, none of them a cycle: to look for cycles
+        # every few hundred containers, as Python does by itself, takes a tenth of a step.
+        usual = gc.get_threshold()
+        gc.set_threshold(_CONTAINERS)
         yield
+        gc.set_threshold(*usual)
         gc.unfreeze()
         await brain.close()
 
@@ -86,6 +92,7 @@ def build(settings: Settings, store: Store | None = None, clock: Clock | None = 
     endpoint = steps.StepsEndpoint(brain, steps.StepsCounts(metrics), settings.max_body_bytes, settings.max_steps)
     for router in (
         steps.router(endpoint),
+        streams.router(),
         sessions.router(brain),
         generation.router(brain, settings.max_steps),
         models.router(brain, settings.max_steps, settings.max_sequences),
@@ -93,7 +100,9 @@ def build(settings: Settings, store: Store | None = None, clock: Clock | None = 
     ):
         app.include_router(router)
     _answer_errors(app, metrics)
-    return Edge(app, endpoint, metrics, settings.max_body_bytes)
+    limits = streams.Limits(settings.max_body_bytes, settings.max_steps, settings.max_session_queue)
+    opened = streams.Streams(brain, steps.StepsCounts(metrics, handshake.PATH), limits)
+    return Edge(app, endpoint, opened, metrics, settings.max_body_bytes)
 
 
 def _answer_errors(app: FastAPI, metrics: Metrics) -> None:

@@ -122,6 +122,14 @@ class MalformedBody(ServiceError):
     """The body is not JSON."""
 
 
+class BadHandshake(ServiceError):
+    """A request to open a stream that is no WebSocket handshake."""
+
+
+class UpgradeRequired(ServiceError):
+    """A request for a stream that does not ask to open one, or not in the version that is spoken."""
+
+
 class UnknownPath(ServiceError):
     """Nothing is served at this path."""
 

@@ -92,8 +92,8 @@ class Item(Struct, frozen=True):
 
     @property
     def shows_last(self) -> bool:
-        """Whether one request is shown the most likely symbols after its last step."""
-        return len(self.parts) == 1 and self.parts[0].view.top_k > 0 and not self.parts[0].view.every
+        """Whether each request is shown the most likely symbols after its last step."""
+        return all(part.view.top_k > 0 and not part.view.every for part in self.parts)
 
 
 class Stepped(Struct, frozen=True):

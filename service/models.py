@@ -48,6 +48,8 @@ class Model:
             self.segment_steps = 1
         self.folds = exact and self.segment_steps > 1
         self.lone_segment_s = settings.lone_segment_ms / 1000 if self.folds else 0.0
+        # A chunk that is little longer than a segment is not worth a turn: it runs and is committed with a tick.
+        self.whole_steps = self.segment_steps * (2 if self.folds else 1)
         self._stepper = Stepper(engine, store, clock, self.metrics, keep_answer_bytes=settings.keep_answer_bytes)
         overlaps = settings.overlap == "on" or (settings.overlap == "auto" and engine.provider == "cuda")
         self.batcher: Batcher[ItemWork] = Batcher(

@@ -7,6 +7,7 @@ import uvicorn
 
 from service.api.asgi import App
 from service.api.connection import Connection
+from service.api.stream import Stream
 from service.settings import Settings
 
 
@@ -16,6 +17,7 @@ def configuration(app: App, settings: Settings, *, drain_s: float | None = None,
         app,
         loop="uvloop",
         http=Connection,
+        ws=Stream,
         access_log=False,
         log_config=None,
         proxy_headers=False,

@@ -5,6 +5,7 @@ that fails is an outcome; only what concerns the whole tick (the engine itself) 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from time import perf_counter
 from typing import Protocol
 
@@ -121,10 +122,15 @@ class Stepper:
         """What the parts of each item are shown; ``last`` is the first output after its last step."""
         shown: list[tuple[Tensors, ...]] = [()] * len(items)
         plain = [i for i, item in enumerate(items) if self._vocabulary and item.feed is None and item.shows_last]
-        if plain:  # by far the most: the most likely symbols after one chunk, found for all rows at once
-            views = [items[i].parts[0].view for i in plain]
-            for i, tops in zip(plain, show_last(views, last if len(plain) == len(items) else last[plain]), strict=True):
-                shown[i] = (tops,)
+        if plain:  # by far the most: the most likely symbols after each request, found for all of them at once
+            views = [part.view for i in plain for part in items[i].parts]
+            if len(views) > len(plain):
+                last = done.outputs[self._output.name][_ends(plain, items)]
+            elif len(plain) < len(items):
+                last = last[plain]
+            tops = iter(show_last(views, last))
+            for i in plain:
+                shown[i] = tuple(islice(tops, len(items[i].parts)))
             if len(plain) == len(items):
                 return shown
         for i, item in enumerate(items):
@@ -182,6 +188,12 @@ def _last(output: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
     if output.shape[1] > 1:
         last = output[np.arange(len(lengths)), np.array(lengths) - 1]
     return last
+
+
+def _ends(rows: list[int], items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
+    """Row and last step of each request of these items."""
+    steps = [np.cumsum([part.steps for part in items[i].parts]) for i in rows]
+    return np.repeat(rows, [len(ends) for ends in steps]), np.concatenate(steps) - 1
 
 
 def _shares(parts: Sequence[Part], outputs: Tensors) -> tuple[Tensors, ...]:

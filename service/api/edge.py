@@ -20,6 +20,7 @@ from service.api.asgi import (
     refuse,
 )
 from service.api.steps import StepsEndpoint
+from service.api.streams import Streams
 from service.errors import ShuttingDown
 from service.metrics import Metrics
 
@@ -29,9 +30,10 @@ _NO_ROUTE = "none"  # all unknown paths under one label, so that a scanner canno
 class Edge:
     """ASGI middleware around the whole app."""
 
-    def __init__(self, app: App, steps: StepsEndpoint, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(self, app: App, steps: StepsEndpoint, streams: Streams, metrics: Metrics, max_body_bytes: int) -> None:
         self._app = app
         self.steps = steps
+        self.streams = streams
         self._timer = cache(metrics.requests.labels)  # by route and status: a lookup there costs as much as an answer
         self._max_body_bytes = max_body_bytes
         self._rejected = metrics.rejected

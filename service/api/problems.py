@@ -22,6 +22,7 @@ _TYPE = "urn:lstm-serve:problem:"
 # class: (status, the stable end of the type, title)
 TABLE: dict[type[ServiceError], tuple[int, str, str]] = {
     errors.MalformedBody: (400, "malformed-body", "The body is not JSON"),
+    errors.BadHandshake: (400, "bad-handshake", "The WebSocket handshake is not valid"),
     errors.UnknownModel: (404, "unknown-model", "No such model"),
     errors.UnknownSession: (404, "unknown-session", "No such session"),
     errors.UnknownPath: (404, "unknown-path", "No such path"),
@@ -37,6 +38,7 @@ TABLE: dict[type[ServiceError], tuple[int, str, str]] = {
     errors.NotFinite: (422, "not-finite", "The model's answer is not finite"),
     errors.UnsupportedTask: (422, "unsupported-task", "The model cannot do this"),
     errors.GatesNotKept: (422, "gates-not-kept", "The session keeps no gates"),
+    errors.UpgradeRequired: (426, "upgrade-required", "A stream is opened by a WebSocket handshake"),
     errors.UndecodableState: (500, "undecodable-state", "The stored state cannot be decoded"),
     errors.Overloaded: (503, "overloaded", "Too many requests are waiting"),
     errors.DeadlineExceeded: (503, "deadline-exceeded", "The request waited too long"),
@@ -46,7 +48,8 @@ TABLE: dict[type[ServiceError], tuple[int, str, str]] = {
 }
 _RETRY_AFTER_S = 1
 _MOST_FAULTS = 1000  # pydantic writes out all of a body's faults or none
-INTERNAL, UNAVAILABLE = 500, 503
+INTERNAL, UNAVAILABLE, UPGRADE = 500, 503, 426
+_TO_UPGRADE = [(b"upgrade", b"websocket"), (b"connection", b"upgrade"), (b"sec-websocket-version", b"13")]
 
 
 def problem(error: BaseException) -> tuple[int, bytes, Headers]:
@@ -55,6 +58,8 @@ def problem(error: BaseException) -> tuple[int, bytes, Headers]:
     headers = [(b"content-type", b"application/problem+json")]
     if status == UNAVAILABLE:
         headers.append((b"retry-after", str(document.get("retry_after_s", _RETRY_AFTER_S)).encode()))
+    if status == UPGRADE:
+        headers += _TO_UPGRADE
     return status, orjson.dumps(document), headers
 
 

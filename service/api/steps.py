@@ -68,11 +68,11 @@ def check_answer(signature: Signature, view: View, shown: int) -> None:
 
 
 class StepsCounts:
-    """The endpoint's part of the service's metrics."""
+    """A route's part of the service's metrics."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, path: str = f"{_BEFORE}{{id}}{_AFTER}") -> None:
         self._rejected = metrics.rejected
-        self._timer = cache(partial(metrics.requests.labels, StepsEndpoint.path))
+        self._timer = cache(partial(metrics.requests.labels, path))
 
     def refused(self, reason: str, status: int) -> None:
         """See ``Counts``."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import uvicorn
 
 from service.api.steps import StepsEndpoint
+from service.api.streams import Limits, Streams
 from service.fronts.child import end_in_order, run, tell_ready
 from service.fronts.link import RemoteSessions
 from service.fronts.paths import HTTP, LINK
@@ -35,7 +36,9 @@ async def serve(settings: Settings, folder: Path) -> None:
     sessions = RemoteSessions(folder / LINK)
     steps = StepsEndpoint(sessions, sessions, settings.max_body_bytes, settings.max_steps)
     drain_s = settings.drain_s + _LATER_S
-    server = FrontServer(configuration(Relay(folder / HTTP, steps), settings, drain_s=drain_s, lifespan="off"))
+    limits = Limits(settings.max_body_bytes, settings.max_steps, settings.max_session_queue)
+    relay = Relay(folder / HTTP, steps, Streams(sessions, sessions, limits))
+    server = FrontServer(configuration(relay, settings, drain_s=drain_s, lifespan="off"))
     end_in_order(server)
     await sessions.connect()
     link = asyncio.create_task(sessions.keep_connected())

@@ -179,4 +179,4 @@ def _advance(step: Step, signature: Signature, reply: JsonReply | RawReply) -> A
         np.frombuffer(raw, spec.dtype).reshape(step.steps, *spec.step_shape)
         for raw, spec in zip(step.inputs, signature.inputs, strict=True)
     )
-    return Advance(chunk, View(step.every, step.top_k), step.position)
+    return Advance(chunk, View(step.every, step.top_k), step.position, step.keep)

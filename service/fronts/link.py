@@ -12,6 +12,7 @@ import msgspec
 from service import errors
 from service.api.asgi import JSON_HEADERS
 from service.api.steps import StepsReply
+from service.api.stream import Message
 from service.artifact import Signature, parse_signature
 from service.errors import EngineUnavailable, ServiceError
 from service.fronts.messages import Answered, Failed, Find, Found, FromEngine, Left, Refused, Step, Told, Wire
@@ -58,7 +59,7 @@ class Link(Wire[FromEngine]):
         for reply in replies.values():
             if reply.done():
                 continue
-            if isinstance(reply, StepsReply):
+            if isinstance(reply, StepsReply | Message):
                 reply.lose()
             else:
                 resolve(reply, EngineLost())
@@ -138,7 +139,7 @@ class RemoteSessions:
         """Send a request; the reply is resolved when the engine has answered."""
         view, inputs = request.view, [array.tobytes() for array in request.chunk]
         asked = (id, owner, request.position, view.every, view.top_k, request.steps, inputs)
-        self._ask(Step, reply, *asked, not isinstance(reply, StepsReply))
+        self._ask(Step, reply, *asked, not isinstance(reply, StepsReply), request.keep)
 
     def leave(self, reply: Reply) -> None:
         """Nobody waits for this reply any more."""

@@ -35,6 +35,7 @@ class Step(Struct, frozen=True, array_like=True, tag=1):
     steps: int
     inputs: list[bytes]
     raw: bool
+    keep: int
 
 
 class Left(Struct, frozen=True, array_like=True, tag=2):

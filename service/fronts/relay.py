@@ -13,6 +13,7 @@ import httptools
 from service.api.asgi import HANG_UP, ClientDisconnected, Receive, Scope, Send, left, respond
 from service.api.problems import Headers
 from service.api.steps import StepsEndpoint
+from service.api.streams import Streams
 from service.errors import EngineUnavailable
 
 _HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"expect", b"te", b"trailer"}
@@ -22,9 +23,9 @@ _MOST_BYTES = 262_144  # of an answer that are held for a client that reads slow
 class Relay:
     """An ASGI app in front of another one that listens on the Unix socket at ``path``."""
 
-    def __init__(self, path: Path, steps: StepsEndpoint) -> None:
+    def __init__(self, path: Path, steps: StepsEndpoint, streams: Streams) -> None:
         self._path = path
-        self.steps = steps  # what the connections of this front end answer themselves
+        self.steps, self.streams = steps, streams  # what the connections of this front end answer themselves
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand one request on.

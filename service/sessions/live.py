@@ -71,7 +71,7 @@ class Live:
 
     def takes(self, request: Advance) -> bool:
         """Whether one tick can take the request's chunk."""
-        return request.steps <= segment_steps(self.record.trace, self.model.segment_steps)
+        return request.steps <= segment_steps(self.record.trace, self.model.whole_steps)
 
     @property
     def busy(self) -> bool:
@@ -198,15 +198,18 @@ class Live:
         self._taken = []
         position, total, kept = self.record.position, 0, deque[Waiting | Turn]()
         limit = 1 if self._alone or not self.model.folds else len(self._waiting)
+        now = self._clock.monotonic()
         while self._waiting:
             waiting = self._waiting[0]
-            if self._gone(waiting):
+            if (now > waiting.deadline or waiting.reply.done()) and self._gone(waiting):
                 self._waiting.popleft()
                 continue
             if isinstance(waiting, Turn) or len(self._taken) >= limit:
                 break
-            if self._taken and not self._follows(waiting, position, total):
-                break
+            if self._taken and (
+                total + waiting.steps > self.model.segment_steps or waiting.request.position not in (None, position)
+            ):
+                break  # it cannot be folded behind those
             if not self._taken and outdated(self.record, waiting):
                 waiting.renewed = True
                 self._refresh()
@@ -232,11 +235,6 @@ class Live:
             and self._clock.monotonic() <= waiting.deadline
         )
 
-    def _follows(self, waiting: Waiting, position: int, total: int) -> bool:
-        """Whether a request can be folded behind those already taken."""
-        fits = total + waiting.steps <= self.model.segment_steps
-        return fits and waiting.request.position in (None, position)
-
     def _applies(self, waiting: Waiting) -> bool:
         """Whether the first request applies; if not, it gets its answer or its error here."""
         try:
@@ -253,12 +251,14 @@ class Live:
     def start(self) -> None:
         """See ``batching.Work``."""
         self.phase = Phase.RUNNING
-        record, taken, parts = self.record, self._taken, []
+        record, taken, parts, keep = self.record, self._taken, [], 0
         for ordinal, w in enumerate(taken, self.ordinal):
             self._waiting.popleft()
             parts.append(Part(w.steps, w.request.view, w.digest, ordinal))
+            keep = max(keep, w.request.keep)
         # The first one came before the others: of no other was less delivered when it came.
-        self._item = Item(record.row, tuple(parts), folded(taken), None, record, taken[0].seen, None, record.trace)
+        keep_from = min(taken[0].seen, self.ordinal + len(taken) - keep)
+        self._item = Item(record.row, tuple(parts), folded(taken), None, record, keep_from, None, record.trace)
 
     def deliver(self, outcome: Stepped | Exception) -> None:
         """See ``batching.Work``."""

@@ -15,13 +15,20 @@ from service.state import Answer, Chunk, Record
 from service.views import View
 from service.work import Reply
 
+_DIGEST = 16  # bytes
+
 
 class Advance(Struct, frozen=True):
-    """Consume a chunk of one or more steps. ``position``: where it applies; None: wherever the session stands."""
+    """Consume a chunk of one or more steps. ``position``: where it applies; None: wherever the session stands.
+
+    ``keep``: how many last answers, its own included, have to be kept for repeats, as its client may have so many
+    requests unanswered; beside them those that were not delivered when it came.
+    """
 
     chunk: Chunk
     view: View
     position: int | None = None
+    keep: int = 0
 
     @property
     def steps(self) -> int:
@@ -30,9 +37,9 @@ class Advance(Struct, frozen=True):
 
     @property
     def digest(self) -> bytes:
-        """What tells a repeat from another request at the same position."""
-        told = b"".join([_shown(self.view.every, self.view.top_k), *[array.tobytes() for array in self.chunk]])
-        return hashlib.blake2b(told, digest_size=16, salt=b"advance").digest()
+        """What tells a repeat from another request at the same position: of a single token, all that was asked."""
+        told = _shown(self.view.every, self.view.top_k) + b"".join([array.tobytes() for array in self.chunk])
+        return told if len(told) < _DIGEST else hashlib.blake2b(told, digest_size=_DIGEST, salt=b"advance").digest()
 
 
 @dataclass(frozen=True, slots=True)

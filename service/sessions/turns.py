@@ -140,7 +140,8 @@ class Turns:
             gone = lambda: caller.gone or reply.done()  # noqa: E731 - asked between two ticks
             done = await run_segments(live.model, begin, request.chunk, request.view, deadline, gone)
             part = Part(request.steps, request.view, digest, live.ordinal)
-            record = await self._commit(live, Item(row=done.row, parts=(part,), keep_from=seen), done)
+            keep_from = min(seen, live.ordinal + 1 - request.keep)
+            record = await self._commit(live, Item(row=done.row, parts=(part,), keep_from=keep_from), done)
             return structs.replace(record.answers[-1], outputs=done.shown[0]), False
 
         held = self._begin(live, deadline, job)

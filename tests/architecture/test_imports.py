@@ -242,7 +242,7 @@ def test_export_sees_the_contract_and_the_engine_only() -> None:
 # Scripts that look inside.
 MEASURING = {
     *("cell_ratio.py", "cells.py", "commits.py", "cuda.py", "filling.py", "growth.py", "inside.py", "kernels.py"),
-    *("models.py", "stages.py", "weighing.py", "yardstick.py"),
+    *("models.py", "stages.py", "stream.py", "weighing.py", "yardstick.py"),
 }
 
 

@@ -45,6 +45,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ("language", ("--sessions", "4", "--rate", "40", "--steps", "7")),
         ("forecast", ("--sessions", "4", "--steps", "3")),
         ("sum", ("--sessions", "3,1", "--rate", "30", "--processes", "2")),
+        ("language", ("--sessions", "3", "--transport", "websocket", "--in-flight", "8", "--binary")),
+        ("sum", ("--sessions", "2", "--transport", "websocket", "--in-flight", "3", "--steps", "4", "--rate", "90")),
     ],
 )
 def test_a_measurement(
@@ -95,6 +97,9 @@ def test_refused_answers_are_told_by_type(
         (("URL", "--model", "nope"), "the server has no model 'nope' (it has "),
         (("URL", "--slo", "fast"), "--slo: expected something like p99=20ms"),
         (("URL", "--sessions", "some"), "--sessions: expected numbers"),
+        (("URL", "--transport", "pigeon"), "--transport: expected http or websocket"),
+        (("URL", "--in-flight", "2"), "--in-flight: expected --transport websocket with it"),
+        (("URL", "--binary"), "--binary: expected --transport websocket with it"),
         (("nowhere",), "expected http://HOST:PORT"),
         (("URL", "--out", "/nowhere/at/all.json"), "its folder does not exist"),
     ],

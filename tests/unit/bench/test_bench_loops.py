@@ -47,9 +47,11 @@ class FakeClient:
         self.busy, self.began = True, began
         self.due = StallingServer().answers_at(self.clock.now)
 
-    def give_up(self) -> None:
+    def give_up(self) -> list[float]:
         """Nothing comes any more."""
+        began = [self.began] if self.busy else []
         self.busy, self.due = False, None
+        return began
 
 
 def play(loop: Loop, clients: list[FakeClient], clock: Clock, until: float) -> None:
