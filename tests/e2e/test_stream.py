@@ -18,10 +18,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return artifacts.repository(tmp_path_factory.mktemp("models"), sum=artifacts.running_sum)
 
 
-@pytest.mark.parametrize("killed", ["connection", "server"])
-def test_a_broken_stream_is_resumed(tmp_path: Path, repository: Path, killed: str) -> None:
+@pytest.mark.parametrize(("killed", "http_workers"), [("connection", 0), ("server", 0), ("connection", 1)])
+def test_a_broken_stream_is_resumed(tmp_path: Path, repository: Path, killed: str, http_workers: int) -> None:
     """With sixteen in flight, whether the connection breaks or the server is killed, at whatever moment that is."""
-    with Server(tmp_path, repository) as server:
+    with Server(tmp_path, repository, http_workers=http_workers) as server:
         with server.client() as client:
             session = create(client, "sum")
         acknowledged = 0
