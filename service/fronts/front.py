@@ -23,27 +23,37 @@ _LATER_S = 3.0  # than drain_s: by then the engine's process has been told to en
 
 
 class FrontServer(uvicorn.Server):
-    """uvicorn that says when it listens."""
+    """uvicorn with the link to the engine beside it."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self._sessions = sessions = RemoteSessions(folder / LINK)
+        steps = StepsEndpoint(sessions, sessions, settings.max_body_bytes, settings.max_steps)
+        limits = Limits(settings.max_body_bytes, settings.max_steps, settings.max_session_queue)
+        relay = Relay(folder / HTTP, steps, Streams(sessions, sessions, limits))
+        super().__init__(configuration(relay, settings, drain_s=settings.drain_s + _LATER_S, lifespan="off"))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """See ``uvicorn.Server``."""
+        """See ``uvicorn.Server``; ready once there is an engine, until then every answer is 503."""
+        await self._sessions.connect()
+        self._tasks = [asyncio.create_task(work) for work in (self._sessions.keep_connected(), self._tell_ready())]
         await super().startup(sockets)
+
+    async def _tell_ready(self) -> None:
+        await self._sessions.connected.wait()
         tell_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See ``uvicorn.Server``."""
+        await super().shutdown(sockets)
+        for task in self._tasks:
+            task.cancel()
 
 
 async def serve(settings: Settings, folder: Path) -> None:
     """Serve until SIGTERM, or until the supervisor has gone."""
-    sessions = RemoteSessions(folder / LINK)
-    steps = StepsEndpoint(sessions, sessions, settings.max_body_bytes, settings.max_steps)
-    drain_s = settings.drain_s + _LATER_S
-    limits = Limits(settings.max_body_bytes, settings.max_steps, settings.max_session_queue)
-    relay = Relay(folder / HTTP, steps, Streams(sessions, sessions, limits))
-    server = FrontServer(configuration(relay, settings, drain_s=drain_s, lifespan="off"))
+    server = FrontServer(settings, folder)
     end_in_order(server)
-    await sessions.connect()
-    link = asyncio.create_task(sessions.keep_connected())
     await server.serve(sockets=[bind(settings.host, settings.port, shared=True)])
-    link.cancel()
 
 
 if __name__ == "__main__":

@@ -90,6 +90,7 @@ class RemoteSessions:
     """See ``api.stepping``. Mutable state: ``_link``, ``_known`` (the least recently found first), ``_last``."""
 
     def __init__(self, path: Path) -> None:
+        self.connected = asyncio.Event()  # for the first time
         self._path = path
         self._link: Link | None = None
         self._known: dict[str, RemoteSession] = {}
@@ -101,6 +102,7 @@ class RemoteSessions:
         connecting = asyncio.get_running_loop().create_unix_connection(lambda: Link(self._models), str(self._path))
         with suppress(OSError):
             _, self._link = await connecting
+            self.connected.set()
 
     async def keep_connected(self) -> None:
         """Reach the engine, again whenever it has gone, for ever."""

@@ -70,11 +70,11 @@ class Supervisor:
         return self._status
 
     async def _start(self) -> None:
-        for some in ([self._engine], self._fronts):
-            for kept in some:
-                kept.start()
-            for kept in some:
-                await kept.ready.wait()
+        everybody = [self._engine, *self._fronts]
+        for kept in everybody:
+            kept.start()
+        for kept in everybody:
+            await kept.ready.wait()
         log.info("listening on %s", self._url)
 
     async def _end(self) -> None:

@@ -25,8 +25,8 @@ from tests.support.fakes import turns
 
 FRONT: list[FromFront] = [
     Find(1, "a", ""),
-    Step(2, "a", "me", None, False, 0, 2, [b"\0" * 8, b""], False),
-    Step(3, "a", "", 2**63 - 1, True, 5, 1, [b"x" * 70_000], True),
+    Step(2, "a", "me", None, False, 0, 2, [b"\0" * 8, b""], False, 0),
+    Step(3, "a", "", 2**63 - 1, True, 5, 1, [b"x" * 70_000], True, 16),
     Left(2),
     Refused("invalid-input", 422),
 ]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from service.api.steps import StepsEndpoint
+from service.api.streams import Limits, Streams
 from service.fronts.relay import Relay
-from tests.support.connection import Client, Served, post, until
+from tests.support.connection import Client, Served, Sessions, post, until
 from tests.support.fakes import PATIENCE_S
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -66,7 +67,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     """A front end before it."""
 
     def relay(steps: StepsEndpoint) -> Relay:
-        return Relay(tmp_path / "http", steps)
+        return Relay(tmp_path / "http", steps, Streams(Sessions(), Sessions(), Limits(1000, 10, 4)))
 
     made = Served(relay)
     await made.start()
