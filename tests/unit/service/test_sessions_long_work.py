@@ -110,4 +110,4 @@ async def test_segments_are_short_again_once_others_come(serve: Serve) -> None:
     (other,) = await started(brain.add(short, 5))
     engine.gate.open()
     await asyncio.gather(chunk, other)
-    assert engine.ticks == [[2], [4], [1], [2], [4], [8]]
+    assert engine.ticks == [[2], [4], [1], [2], [2], [4], [6]]
