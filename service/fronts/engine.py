@@ -26,7 +26,7 @@ class EngineServer(uvicorn.Server):
     def __init__(self, app: Edge, settings: Settings, folder: Path) -> None:
         # Who connects here are front ends, and those have had drain_s to finish when this process is told to end.
         super().__init__(configuration(app, settings, drain_s=0, uds=str(folder / HTTP)))
-        self._steps = app.steps
+        self._steps, self._streams = app.steps, app.streams.counts
         self._path = folder / LINK
         self._hubs: set[Hub] = set()
 
@@ -37,7 +37,7 @@ class EngineServer(uvicorn.Server):
         tell_ready()
 
     def _hub(self) -> Hub:
-        return Hub(self._steps, self._hubs)
+        return Hub(self._steps, self._streams, self._hubs)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See ``uvicorn.Server``; what the app answers at its end still reaches the front ends."""

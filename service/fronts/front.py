@@ -12,7 +12,7 @@ import uvicorn
 from service.api.steps import StepsEndpoint
 from service.api.streams import Limits, Streams
 from service.fronts.child import end_in_order, run, tell_ready
-from service.fronts.link import RemoteSessions
+from service.fronts.link import RemoteSessions, StreamCounts
 from service.fronts.paths import HTTP, LINK
 from service.fronts.relay import Relay
 from service.server import configuration
@@ -29,7 +29,7 @@ class FrontServer(uvicorn.Server):
         self._sessions = sessions = RemoteSessions(folder / LINK)
         steps = StepsEndpoint(sessions, sessions, settings.max_body_bytes, settings.max_steps)
         limits = Limits(settings.max_body_bytes, settings.max_steps, settings.max_session_queue)
-        relay = Relay(folder / HTTP, steps, Streams(sessions, sessions, limits))
+        relay = Relay(folder / HTTP, steps, Streams(sessions, StreamCounts(sessions), limits))
         super().__init__(configuration(relay, settings, drain_s=settings.drain_s + _LATER_S, lifespan="off"))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 
 from service.api.asgi import JSON_HEADERS
 from service.api.problems import Headers
+from service.api.stepping import Counts
 from service.api.steps import StepsEndpoint, StepsReply
 from service.artifact import Signature
 from service.errors import ServiceError
-from service.fronts.messages import Answered, Failed, Find, Found, FromFront, Left, Step, Told, Wire
+from service.fronts.messages import Answered, Counted, Failed, Find, Found, FromFront, Left, Step, Told, Wire
 from service.models import Model
 from service.sessions.requests import Advance
 from service.sessions.sessions import Sessions
@@ -29,9 +30,10 @@ _decoder = msgspec.msgpack.Decoder(list[FromFront])
 class Hub(Wire[FromFront]):
     """The connection of one front end. Mutable state: ``_waiting``, its requests without an answer yet."""
 
-    def __init__(self, steps: StepsEndpoint, hubs: "set[Hub]") -> None:
-        """``hubs``: those that are connected."""
+    def __init__(self, steps: StepsEndpoint, streams: Counts, hubs: "set[Hub]") -> None:
+        """``streams``: who counts their messages; ``hubs``: those that are connected."""
         super().__init__(_decoder)
+        self._streams = streams
         self._hubs = hubs
         self._sessions = cast(Sessions, steps.sessions)  # this process has them
         self.steps = steps
@@ -59,9 +61,12 @@ class Hub(Wire[FromFront]):
             self._start(self._find(message))
         elif isinstance(message, Left):
             self._leave(message.ref)
+        elif isinstance(message, Counted):
+            self._streams.answered(message.status, message.seconds)
         else:
             self.steps.counts.refused(message.reason, message.status)
-            self.steps.counts.answered(message.status, 0.0)
+            if not message.stream:
+                self.steps.counts.answered(message.status, 0.0)
 
     def _leave(self, ref: int) -> None:
         if (reply := self._waiting.pop(ref, None)) is not None:

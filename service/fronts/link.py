@@ -15,7 +15,7 @@ from service.api.steps import StepsReply
 from service.api.stream import Message
 from service.artifact import Signature, parse_signature
 from service.errors import EngineUnavailable, ServiceError
-from service.fronts.messages import Answered, Failed, Find, Found, FromEngine, Left, Refused, Step, Told, Wire
+from service.fronts.messages import Answered, Counted, Failed, Find, Found, FromEngine, Left, Refused, Step, Told, Wire
 from service.sessions.requests import Advance
 from service.state import decode_answers
 from service.work import Reply, resolve
@@ -154,11 +154,15 @@ class RemoteSessions:
 
     def refused(self, reason: str, status: int) -> None:
         """See ``api.stepping.Counts``: the metrics are the engine's."""
-        if self._link is not None:
-            self._link.say(Refused(reason, status))
+        self.tell(Refused(reason, status))
 
     def answered(self, status: int, seconds: float) -> None:
         """See ``api.stepping.Counts``: what came further than here the engine counts by itself."""
+
+    def tell(self, message: Refused | Counted) -> None:
+        """Tell the engine, if there is one, what is only for its metrics."""
+        if self._link is not None:
+            self._link.say(message)
 
     def _ask(self, kind: Any, reply: Reply, *arguments: object) -> None:  # noqa: ANN401 - a kind of message
         if self._link is None:
@@ -166,6 +170,21 @@ class RemoteSessions:
         self._last += 1
         self._link.waiting[self._last] = reply
         self._link.say(kind(self._last, *arguments))
+
+
+class StreamCounts:
+    """See ``api.stepping.Counts``: those of streams, whose messages the engine knows as steps only."""
+
+    def __init__(self, sessions: RemoteSessions) -> None:
+        self._sessions = sessions
+
+    def refused(self, reason: str, status: int) -> None:
+        """See ``api.stepping.Counts``."""
+        self._sessions.tell(Refused(reason, status, stream=True))
+
+    def answered(self, status: int, seconds: float) -> None:
+        """See ``api.stepping.Counts``."""
+        self._sessions.tell(Counted(status, seconds))
 
 
 def _unavailable() -> EngineUnavailable:

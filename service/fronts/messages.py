@@ -45,10 +45,19 @@ class Left(Struct, frozen=True, array_like=True, tag=2):
 
 
 class Refused(Struct, frozen=True, array_like=True, tag=3):
-    """Front: a request was refused there already; for the metrics, which are the engine's."""
+    """Front: a request was refused there already; for the metrics, which are the engine's. Of a ``stream`` each
+    message is ``Counted`` as well."""
 
     reason: str
     status: int
+    stream: bool = False
+
+
+class Counted(Struct, frozen=True, array_like=True, tag=8):
+    """Front: a message of a stream was answered after so long; for the metrics, too."""
+
+    status: int
+    seconds: float
 
 
 class Found(Struct, frozen=True, array_like=True, tag=4):
@@ -86,7 +95,7 @@ class Failed(Struct, frozen=True, array_like=True, tag=7):
     facts: dict[str, Fact]
 
 
-FromFront = Find | Step | Left | Refused
+FromFront = Find | Step | Left | Refused | Counted
 FromEngine = Found | Answered | Told | Failed
 M = TypeVar("M")
 

@@ -62,7 +62,7 @@ class Pair:
     async def open(self) -> None:
         """The engine listens."""
         self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: Hub(self.engine, self.hubs), str(self._path)
+            lambda: Hub(self.engine, StepsCounts(self.brain.metrics, "/stream"), self.hubs), str(self._path)
         )
 
     async def lose_engine(self) -> None:
@@ -173,6 +173,19 @@ async def test_what_the_front_end_refuses_is_counted_by_the_engine(pair: Pair) -
     route = {"route": StepsEndpoint.path}
     assert pair.brain.metric("request_seconds_count", status="400", **route) == 1
     assert pair.brain.metric("request_seconds_count", status="200", **route) == 1
+
+
+async def test_streams_are_counted_by_the_engine(pair: Pair) -> None:
+    """Each message with its status and its time, and refusals by their reason, under the streams' own route."""
+    id, counts = await pair.brain.create(), link.StreamCounts(pair.sessions)
+    counts.answered(200, 0.5)
+    counts.refused("overloaded", 503)
+    counts.answered(503, 0.25)
+    await pair.step(id)
+    assert pair.brain.metric("request_seconds_sum", route="/stream", status="200") == 0.5
+    assert pair.brain.metric("request_seconds_count", route="/stream", status="503") == 1
+    assert pair.brain.metric("rejected_total", reason="overloaded") == 1
+    assert pair.brain.metric("request_seconds_count", route=StepsEndpoint.path, status="503") == 0
 
 
 @pytest.mark.parametrize("how", ["leave", "hang up"])

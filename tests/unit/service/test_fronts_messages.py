@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from service.fronts.messages import (
     Answered,
+    Counted,
     Failed,
     Find,
     Found,
@@ -29,6 +30,7 @@ FRONT: list[FromFront] = [
     Step(3, "a", "", 2**63 - 1, True, 5, 1, [b"x" * 70_000], True, 16),
     Left(2),
     Refused("invalid-input", 422),
+    Counted(200, 0.5),
 ]
 ENGINE: list[FromEngine] = [
     Found(1, "f" * 64, None),
@@ -79,7 +81,7 @@ async def said(messages: list[Any], together: int) -> list[bytes]:
     return transport.written
 
 
-@pytest.mark.parametrize("together", [1, 2, 5])
+@pytest.mark.parametrize("together", [1, 2, 6])
 @pytest.mark.parametrize(("kinds", "messages"), [(FromFront, FRONT), (FromEngine, ENGINE)])
 async def test_messages_arrive_as_they_were_said(kinds: object, messages: list[object], together: int) -> None:
     """Of every kind; all that one turn of the loop brings goes in one write."""
