@@ -50,7 +50,7 @@ class Settings(BaseSettings):
         256, ge=0, le=2**20, description="megabytes of GPU memory per model in which rows of sessions stay; 0: none do"
     )
     threads: int = Field(1, ge=1, le=256, description="threads of ONNX Runtime for one tick")
-    max_batch: int = Field(256, ge=1, le=4096, description="sessions in one tick at most")
+    max_batch: int = Field(128, ge=1, le=4096, description="sessions in one tick at most")
     max_cells: int = Field(
         2048,
         ge=1,

@@ -19,7 +19,7 @@ from service.state import Chunk
 from tests.support.signatures import document, parse
 
 Price = Callable[[int, int], Cost]  # what a tick takes, in seconds, by its rows and the threads
-FIXED = Choice(1, 256)
+FIXED = Choice(1, 128)
 
 
 class Meter:
@@ -101,7 +101,7 @@ def short(rows: int, threads: int) -> Cost:
 def test_long_ticks_get_the_threads_that_pay(cores: int, threads: int) -> None:
     """As many as shorten a tick, of those that the process may use."""
     tuner = tuned(even, cores)
-    assert tuner.choice == Choice(threads, 256)
+    assert tuner.choice == Choice(threads, 128)
     assert isinstance(tuner.engine, Fake)
     assert tuner.engine.threads == threads
 
@@ -161,7 +161,7 @@ def test_what_is_near_stays_as_it_is(share: float) -> None:
     """A few percent are what noise is made of."""
 
     def price(rows: int, threads: int) -> Cost:
-        seconds = rows * 1e-5 * (share if rows != 256 else 1)
+        seconds = rows * 1e-5 * (share if rows != 128 else 1)
         return Cost(seconds, seconds)
 
     tuner = tuned(price)
@@ -207,7 +207,7 @@ def test_a_file_is_opened_again_only_where_threads_may_pay(
 
 def test_a_limit_that_was_given_is_kept() -> None:
     """What the operator has said is not measured."""
-    tuner = tuned(lambda rows, _: Cost(1e-3, 1e-3), settings={"max_batch": 256})
+    tuner = tuned(lambda rows, _: Cost(1e-3, 1e-3), settings={"max_batch": 128})
     assert tuner.choice == FIXED
 
 
@@ -229,7 +229,7 @@ def test_what_is_chosen_is_logged_and_serves_the_same(repository: Path, caplog: 
         assert (model.choice is not None) is tune
     assert answers[0] == answers[1]
     assert "measured: threads 1, ticks of 1 to " in caplog.text
-    assert "as set: threads 1, ticks of 1 to 256 rows" in caplog.text
+    assert "as set: threads 1, ticks of 1 to 128 rows" in caplog.text
 
 
 def test_front_ends_keep_a_core_each(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
