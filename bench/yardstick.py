@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from service.artifact import SIGNATURE_KEY, Signature, StateSpec, TensorSpec
 
 NAMES = ["ours", "ours_procs"]
-HTTP_WORKERS = {"ours": 0, "ours_procs": 2}
+HTTP_WORKERS = {"ours": 0, "ours_procs": 1}  # of two cores the load generator needs its part
 CREATE = ("/v1/sessions\nContent-Type: application/json\n", '{"model": "yardstick"}')
 CAPTURE = "Location"
 STEP = ("{HDR}/steps\nContent-Type: application/json\n", '{"inputs": [{TOK}], "top_k": 1}')
