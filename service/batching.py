@@ -48,8 +48,7 @@ class Batcher(Generic[W]):
 
     Mutable state, touched on the event loop's thread only: ``_arrived`` (works not asked for their size yet),
     ``_sorted`` (by size class, the works that wait, each with its ticket: a heap, the oldest first), ``_held`` (how
-    many those are), ``_running`` (works of the tick that begins), ``_last`` (its size class), ``_rows`` (how many works
-    shared the tick before), ``_closing``.
+    many those are), ``_running`` (works of the tick that begins), ``_last`` (its size class), ``_closing``.
     """
 
     def __init__(
@@ -83,7 +82,6 @@ class Batcher(Generic[W]):
         self._held = 0
         self._tickets = itertools.count()
         self._last = 0
-        self._rows = 0
         self._running: Sequence[W] = ()
         self._closing = False
         self._wake = asyncio.Event()
@@ -139,15 +137,9 @@ class Batcher(Generic[W]):
                 await self._wake.wait()
                 self._pipeline.settle()
                 turned = True
-            # A turn of the event loop before every tick, as works may come back with the delivery of the last one; and
-            # further turns as long as each brings something: what its sockets hold already joins this tick. Where as
-            # many are here as shared the last one, nobody else is likely to come.
-            gathered = 0 if turned else -1
-            while gathered < min(self.waiting, self._max_batch) and (gathered < 0 or self.waiting != self._rows):
-                gathered = self.waiting
+            if not turned:  # a turn of the event loop before every tick: works may come back with the last delivery
                 await asyncio.sleep(0)
             tick = self._form()
-            self._rows = len(tick)
             if tick:
                 await self._pipeline.run(tick)
                 self._running = ()

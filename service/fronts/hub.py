@@ -18,7 +18,7 @@ from service.fronts.messages import Answered, Counted, Failed, Find, Found, From
 from service.models import Model
 from service.sessions.requests import Advance
 from service.sessions.sessions import Sessions
-from service.state import Answer, Chunk, encode_answers
+from service.state import Answer, encode_answers
 from service.views import View
 from service.work import resolve
 
@@ -180,8 +180,6 @@ def failed(ref: int, error: BaseException) -> Failed:
 
 def _advance(step: Step, signature: Signature, reply: JsonReply | RawReply) -> Advance:
     reply.signature = signature
-    chunk: Chunk = tuple(
-        np.frombuffer(raw, spec.dtype).reshape(step.steps, *spec.step_shape)
-        for raw, spec in zip(step.inputs, signature.inputs, strict=True)
-    )
-    return Advance(chunk, View(step.every, step.top_k), step.position, step.keep)
+    named = zip(step.inputs, signature.inputs, strict=True)
+    chunk = [np.frombuffer(raw, spec.dtype).reshape(step.steps, *spec.step_shape) for raw, spec in named]
+    return Advance(tuple(chunk), View(step.every, step.top_k), step.position, step.keep)
