@@ -17,14 +17,14 @@ from service.errors import (
 )
 from service.models import Model, Models
 from service.sessions.live import Live
-from service.sessions.packing import Packed, kinds
+from service.sessions.packing import Key, Packed, key, kinds
 from service.settings import Settings
 from service.state import Record
 from service.stores.base import Ended, Store
 from service.work import Call
 
 LOAD_BATCH = 256
-READY = 4096  # live sessions that are kept unpacked
+READY = 1024  # live sessions that are kept unpacked
 
 
 class _Silent:
@@ -54,7 +54,7 @@ class Arena:
         self._ready = min(READY, settings.max_live)
         self._clock = clock
         self._live: dict[str, Live] = {}
-        self._packed: dict[str, Packed] = {}
+        self._packed: dict[Key, Packed] = {}
         self._kinds = kinds()
         self._loads: Batcher[Call[str]] = Batcher(
             self._load_batch,
@@ -124,7 +124,7 @@ class Arena:
 
     def drop(self, id: str, error: ServiceError) -> None:
         """A session that has ended: whoever waits for it is told."""
-        self._packed.pop(id, None)
+        self._packed.pop(key(id), None)
         live = self._live.pop(id, None)
         if live is not None:
             live.end(error)
@@ -142,7 +142,7 @@ class Arena:
         return Live(record, model, self._clock, self._settings.max_session_queue, self.renew)
 
     def _unpacked(self, id: str) -> Live | None:
-        packed = self._packed.pop(id, None)
+        packed = self._packed.pop(key(id), None) if self._packed else None
         return self._made_live(packed.record(id), packed.kind.model) if packed is not None else None
 
     def _fitting(self, record: Record) -> Model:
@@ -174,9 +174,9 @@ class Arena:
         idle = (id for id, live in self._live.items() if not live.busy and live is not but)
         for id in list(islice(idle, len(self._live) - self._ready)):
             live = self._live.pop(id)
-            self._packed[id] = Packed.of(live.record, live.model, self._kinds)
-        for id in list(islice(self._packed, max(0, len(self) - self._settings.max_live))):
-            del self._packed[id]
+            self._packed[key(id)] = Packed.of(live.record, live.model, self._kinds)
+        for oldest in list(islice(self._packed, max(0, len(self) - self._settings.max_live))):
+            del self._packed[oldest]
 
     async def _load(self, id: str, *, admitted: bool = False) -> Record | Ended | None:
         """What the store knows of an id; that it cannot be decoded is raised, as every error among outcomes is."""

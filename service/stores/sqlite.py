@@ -10,8 +10,8 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from service.errors import StoreUnavailable, UndecodableState
 from service.state import Identity, Record, checksum, decode_answers, encode_answers
 from service.stores.base import Ended, EndReason, Listed, Store
 from service.stores.schema import is_new, migrate
+from service.stores.transactions import Transaction, errors_mapped
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class SqliteStore(Store):
 
     def __init__(self, path: Path, *, fsync: bool) -> None:
         self._path = path
-        with _errors_mapped(f"be opened at {path}"):
+        with errors_mapped(f"be opened at {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             _check_foreign(path)
             self._writer = _connect(path, fsync=fsync)
@@ -72,7 +73,7 @@ class SqliteStore(Store):
 
     def load(self, ids: Sequence[str]) -> Mapping[str, Record | Ended | UndecodableState]:
         marks = f"({', '.join('?' * len(ids))})"
-        with _errors_mapped("load"), self._read_lock:
+        with errors_mapped("load"), self._read_lock:
             rows = self._reader.execute(_LOAD + marks, ids).fetchall()
             found: dict[str, Record | Ended | UndecodableState] = {row[0]: _decoded(row) for row in rows}
             if len(found) < len(ids):
@@ -110,7 +111,7 @@ class SqliteStore(Store):
 
     def _due(self, now: float) -> bool:
         """Whether a session may have expired; mostly not, and then there is no write transaction either."""
-        with _errors_mapped("expire"), self._read_lock:
+        with errors_mapped("expire"), self._read_lock:
             row = self._reader.execute("SELECT 1 FROM sessions WHERE sweep_at <= ? LIMIT 1", (now,)).fetchone()
         return row is not None
 
@@ -125,18 +126,18 @@ class SqliteStore(Store):
             where, values = "owner=? AND model=? AND id>?", [owner, model, after]
         columns = f"{_IDENTITY}, position, expires_at"
         query = f"SELECT {columns} FROM sessions WHERE {where} AND expires_at>? ORDER BY id LIMIT ?"  # noqa: S608
-        with _errors_mapped("list"), self._read_lock:
+        with errors_mapped("list"), self._read_lock:
             rows = self._reader.execute(query, (*values, now, limit)).fetchall()
         return [Listed(Identity(*row[:_WIDTH]), *row[_WIDTH:]) for row in rows]
 
     def count(self) -> int:
-        with _errors_mapped("count"), self._read_lock:
+        with errors_mapped("count"), self._read_lock:
             return int(self._reader.execute("SELECT value FROM counters WHERE name='sessions'").fetchone()[0])
 
     def maintain(self) -> None:
         """Copy the write-ahead log back into the file, so that no commit has to and the log stays small."""
         self._check_files()
-        with _errors_mapped("checkpoint"), self._keep_lock:
+        with errors_mapped("checkpoint"), self._keep_lock:
             if _log_of(self._path).stat().st_size > _CHECKPOINT_BYTES:
                 self._keeper.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
@@ -159,20 +160,9 @@ class SqliteStore(Store):
         for connection in (self._reader, self._keeper, self._writer):
             connection.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> "Transaction":
         """A write transaction: committed at the end, rolled back on any error."""
-        db = self._writer
-        with _errors_mapped("commit"), self._write_lock:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                self._check_files()  # two calls of the system: what is acknowledged is there after a restart
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
+        return Transaction(self._writer, self._write_lock, self._check_files)
 
 
 def _connect(path: Path, *, fsync: bool) -> sqlite3.Connection:
@@ -202,17 +192,6 @@ def _check_foreign(path: Path) -> None:
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)) as db:
             is_new(db)
-
-
-@contextmanager
-def _errors_mapped(doing: str) -> Iterator[None]:
-    """sqlite3's errors end here; the client learns the kind, the log the whole."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        kind = getattr(error, "sqlite_errorname", None) or type(error).__name__
-        log.error("the session database cannot %s: %s: %s", doing, kind, error)
-        raise StoreUnavailable(f"the session database cannot {doing} now ({kind})") from error
 
 
 def _creation(r: Record) -> tuple[object, ...]:

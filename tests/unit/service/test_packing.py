@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from service.sessions import arena
-from service.sessions.packing import Packed, kinds
+from service.sessions.packing import Packed, key, kinds
 from tests.support.brain import Brain, Serve, drawn, sums
 from tests.support.records import plain, record
 
+ID = "0123456789abcdef" * 2
 OVERHEAD = 300  # bytes of a packed session beside its row
 
 
@@ -113,3 +114,10 @@ async def test_memory(brain: Brain) -> None:
     tracemalloc.stop()
     assert len(packed) == many
     assert len(row) < taken / many <= len(row) + OVERHEAD
+
+
+@pytest.mark.parametrize("other", [ID.upper(), f" {ID}", f"{ID[:2]} {ID[2:]}", ID[:-1], "", "no hexadecimal"])
+def test_only_the_very_same_id_finds_a_packed_session(other: str) -> None:
+    """What reads as the same number is another id all the same."""
+    assert isinstance(key(ID), bytes)
+    assert key(ID) != key(other)
