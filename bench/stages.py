@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from bench.options import address
 from bench.processor import cpu_seconds, server_processes
@@ -87,7 +88,7 @@ def sampled(out: str, arguments: list[str]) -> None:
     lstm_serve.main()
 
 
-def measure(models: Path, folder: Path, sessions: int, seconds: float) -> tuple[float, Counter[str], dict[str, float]]:
+def measure(models: Path, folder: Path, sessions: int, seconds: float) -> tuple[float, Counter[str], dict[str, Any]]:
     """µs of CPU per step, the samples by stage, and what the load generator reports."""
     log, out, report = folder / "server.log", folder / "samples.json", folder / "report.json"
     store = f"sqlite:{folder / 'sessions.db'}"
@@ -159,7 +160,9 @@ def main() -> None:
             adopt(chosen.onnx, models / "yardstick" / "1" / "model.onnx")
         cpu_us, counts, report = measure(models, Path(scratch), chosen.sessions, chosen.seconds)
     found = table(cpu_us, counts)
-    print(f"{counts.total()} samples\n{found}\n{json.dumps(report)}")
+    latency = report["latency_ms"]
+    print(f"{counts.total()} samples\n{found}")
+    print(f"{report['steps_per_s']:,.0f} steps/s, p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms")
     if chosen.docs is not None:
         pattern = f"{re.escape(MARKS[0])}.*?{re.escape(MARKS[1])}"
         page = chosen.docs.read_text()
