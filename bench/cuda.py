@@ -50,7 +50,7 @@ BATCHES = (1, 4, 16, 64, 256, 1024, 4096)
 ROUNDS, SESSIONS = 300, 16  # of the comparison with the CPU
 # The largest difference of an answer: TF32, in which a GPU multiplies float32, has the ten digits of float16.
 ALLOWED = {"cuda": {"float32": 0.02, "float16": 0.1}, "cpu": {"float32": 1e-5, "float16": 1e-5}}
-_SYMBOLS, _DAY_S = 96, 86_400.0
+_DAY_S = 86_400.0
 
 
 class _Silent:
@@ -200,32 +200,17 @@ def subjects(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, P
     if find_spec("onnx") is None:
         print("no float16 versions and no sizes: they are made with the extra `train`", file=sys.stderr)
     else:
-        given = [*given, *(_random(size, folder / f"{size}.onnx") for size in options.sizes)]
+        from bench import untrained
+
+        for size in options.sizes:
+            layers, hidden = map(int, size.split("x"))
+            untrained.write(path := folder / f"{size}.onnx", layers, hidden, hidden)
+            given = [*given, path]
     for path in given:
         title = path.stem if path.parent == folder else "/".join(path.parts[-3:-1])
         yield title, path
         if find_spec("onnx") is not None and (halved := _halved(path, folder / f"{title.replace('/', '-')}-half.onnx")):
             yield title, halved
-
-
-def _random(size: str, path: Path) -> Path:
-    from export import graph
-    from export.signature import attach, describe
-    from export.weights import Language, Layer, Recurrence
-
-    layers, hidden = map(int, size.split("x"))
-    random = np.random.default_rng(0)
-
-    def draw(*shape: int) -> np.ndarray:
-        return random.uniform(-(hidden**-0.5), hidden**-0.5, shape).astype(np.float32)
-
-    def layer() -> Layer:
-        return Layer(draw(4 * hidden, hidden), draw(4 * hidden, hidden), draw(4 * hidden), draw(4 * hidden), None)
-
-    recurrence = Recurrence("lstm", tuple(layer() for _ in range(layers)), draw(_SYMBOLS, hidden), draw(_SYMBOLS))
-    weights = Language(recurrence, tuple(map(chr, range(32, 32 + _SYMBOLS))), draw(_SYMBOLS, hidden))
-    path.write_bytes(attach(graph.build(weights), describe(weights, {"data": "random weights"})))
-    return path
 
 
 def _halved(source: Path, path: Path) -> Path | None:

@@ -3,7 +3,6 @@
 Owns what such sessions look like. They are created through the store's own interface.
 """
 
-import hashlib
 import os
 import random
 import time
@@ -13,37 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from export.graph import build
-from export.signature import attach, describe
-from export.weights import Language, Layer, Recurrence
+from bench.untrained import SYMBOLS
 from service.state import Answer, Identity, Record
 from service.stores.sqlite import SqliteStore
 
-MODEL, SYMBOLS, EMBEDDING, LAYERS, HIDDEN = "yardstick", 96, 64, 2, 128
+MODEL, LAYERS, HIDDEN = "yardstick", 2, 128
 ROW_BYTES = 2 * LAYERS * HIDDEN * 4  # h and c
 TTL_S = 86_400.0
 _GENERATION = 250_000  # sessions that are made in the order of their ids: at random, every page would be written anew
 _AT_ONCE = 2_000  # sessions of one transaction
 _POOL_BYTES = 2**24  # of numbers that rows are cut from
-
-
-def artifact(path: Path) -> str:
-    """Write an untrained language model; its fingerprint."""
-    chance = np.random.default_rng(0)
-
-    def draw(*shape: int) -> np.ndarray:
-        return chance.uniform(-(HIDDEN**-0.5), HIDDEN**-0.5, shape).astype(np.float32)
-
-    def layer(width: int) -> Layer:
-        return Layer(draw(4 * HIDDEN, width), draw(4 * HIDDEN, HIDDEN), draw(4 * HIDDEN), draw(4 * HIDDEN))
-
-    stack = tuple(layer(HIDDEN if i else EMBEDDING) for i in range(LAYERS))
-    recurrence = Recurrence("lstm", stack, draw(SYMBOLS, HIDDEN), draw(SYMBOLS))
-    weights = Language(recurrence, tuple(chr(32 + i) for i in range(SYMBOLS)), draw(SYMBOLS, EMBEDDING))
-    content = attach(build(weights), describe(weights))
-    path.parent.mkdir(parents=True)
-    path.write_bytes(content)
-    return hashlib.sha256(content).hexdigest()
 
 
 class Sessions:

@@ -24,10 +24,9 @@ import uvloop
 
 from bench.errors import BenchError
 from bench.inside import Bare, Inside
-from bench.options import address
-from bench.shipped import ROOT, serving
+from bench.serving import Server, serving
 from bench.streams import Client
-from bench.yardstick import adopt
+from bench.yardstick import repository
 
 WARM_UP_STEPS = 32
 PREFILLS = 3  # of a round: the quickest counts, as with ONNX Runtime's cuts
@@ -135,22 +134,23 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a JSON report")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder, models, name = Path(scratch), ROOT / "model_repository", "language"
-        if options.onnx is not None:
-            models, name = folder / "models", "yardstick"
-            adopt(options.onnx, models / name / "1" / "model.onnx")
+        folder = Path(scratch)
+        models, name = repository(options.onnx, folder)
 
-        async def measured(url: str) -> list[Round]:
+        async def measured(server: Server) -> list[Round]:
             async with Inside.open(models, folder / "inside.db", name, options.streams) as inside:
                 symbols = len(inside.model.signature.vocabulary or ())
                 chunk = random.Random(0).choices(range(symbols), k=options.prefill)
                 load = Load(options.streams, options.steps, chunk)
-                with Client(address(url), name) as client:
+                with Client(server.address, name) as client:
                     return await measure(client, inside, Bare(inside.model.engine), load, options.rounds)
 
         try:
-            with serving(models, folder) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                rounds = runner.run(measured(url))
+            with (
+                serving(models, folder / "sessions.db") as server,
+                asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+            ):
+                rounds = runner.run(measured(server))
         except BenchError as error:
             print(error, file=sys.stderr)
             return 1

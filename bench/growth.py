@@ -29,7 +29,8 @@ from typing import Any
 
 import uvloop
 
-from bench.filling import MODEL, ROW_BYTES, Sessions, artifact, fill, some_ids
+from bench import untrained
+from bench.filling import HIDDEN, LAYERS, MODEL, ROW_BYTES, Sessions, fill, some_ids
 from bench.http import Link
 from bench.inputs import chunks
 from bench.loops import ClosedLoop, Times
@@ -74,7 +75,7 @@ def starts(models: Path, empty: Stock, full: Stock, rounds: int) -> dict[str, An
             began = time.perf_counter()
             with serving(models, stock.store) as server:
                 asyncio.run(first_step(server.address))
-                seen[name].append((time.perf_counter() - began, cpu_seconds([server.pid])))
+                seen[name].append((time.perf_counter() - began, cpu_seconds([server.process.pid])))
     wall = {name: statistics.median(wall for wall, _ in told) for name, told in seen.items()}
     cpu = {name: statistics.median(cpu for _, cpu in told) for name, told in seen.items()}
     report = {
@@ -114,7 +115,7 @@ async def drive(server: Server, ids: Sequence[str], seconds: float) -> dict[str,
     loop = ClosedLoop(sessions, times)
     for session in sessions:
         session.done = loop.done
-    looks = asyncio.gather(*(_look(server.pid, at) for at in (times.measure, times.end)))
+    looks = asyncio.gather(*(_look(server.process.pid, at) for at in (times.measure, times.end)))
     tally = await loop.run()
     before, after = await looks
     for session in sessions:
@@ -201,7 +202,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     chance = random.Random(options.seed)
     with _folder(sum(sizes)) as folder, ExitStack() as stack:
         models = folder / "models"
-        made = Sessions(artifact(models / MODEL / "1" / "model.onnx"), options.seed)
+        made = Sessions(untrained.write(models / MODEL / "1" / "model.onnx", LAYERS, HIDDEN), options.seed)
         stocks = [Stock(folder, size, made) for size in sizes]
         report: dict[str, Any] = {"start": starts(models, Stock(folder, 0, made), stocks[-1], options.starts)}
         servers = [stack.enter_context(serving(models, stock.store)) for stock in stocks]

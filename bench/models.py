@@ -12,34 +12,30 @@ which the server ran ticks (its metric run_seconds); `of its CPU` the CPU time o
 
 import argparse
 import re
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
 
+from bench import untrained
 from bench.crew import Crew
-from bench.options import Address, Options, address, counts
+from bench.options import Address, Options, counts
 from bench.report import rows
 from bench.running import describe
-from bench.shipped import wait_for
-from export.graph import LENGTHS, build
-from export.signature import attach
-from export.signature import describe as described
-from export.weights import Language, Layer, Recurrence
+from bench.serving import serving
+from bench.untrained import SYMBOLS
+from export.graph import LENGTHS
 from service.engine.providers import open_session
 from service.settings import load_settings
 
 SIZES = "1x64,2x128,2x512,4x1024"
-SYMBOLS, EMBEDDING, BATCH = 96, 64, 64
+BATCH = 64
 WAYS = {"fixed": ["--no-tune"], "tuned": ["--tune"]}
 HEAD = (
     "| model | settings | threads | sessions | steps/s | p99, ms | CPU, µs per step | rows of a tick "
@@ -58,23 +54,6 @@ class Figures:
     alone: float
     alone_cpu_us: float
     inside: float  # share of wall time
-
-
-def artifact(path: Path, layers: int, hidden: int) -> None:
-    """Write an untrained model."""
-    random = np.random.default_rng(0)
-
-    def draw(*shape: int) -> np.ndarray:
-        return random.uniform(-(hidden**-0.5), hidden**-0.5, shape).astype(np.float32)
-
-    def layer(width: int) -> Layer:
-        return Layer(draw(4 * hidden, width), draw(4 * hidden, hidden), draw(4 * hidden), draw(4 * hidden))
-
-    stack = tuple(layer(hidden if i else EMBEDDING) for i in range(layers))
-    recurrence = Recurrence("lstm", stack, draw(SYMBOLS, hidden), draw(SYMBOLS))
-    weights = Language(recurrence, tuple(chr(32 + i) for i in range(SYMBOLS)), draw(SYMBOLS, EMBEDDING))
-    path.parent.mkdir(parents=True)
-    path.write_bytes(attach(build(weights), described(weights)))
 
 
 class Alone:
@@ -134,51 +113,27 @@ class Served:
         return text
 
 
-@contextmanager
-def serving(models: Path, scratch: Path, further: Sequence[str]) -> Iterator[Address]:
-    """A server on a fresh store."""
-    scratch.mkdir()
-    log = scratch / "server.log"
-    program = [sys.executable, "-m", "lstm_serve", "serve", "--port", "0", "--model-repository", str(models)]
-    with log.open("w") as told:
-        server = subprocess.Popen([*program, "--store", f"sqlite:{scratch}/s.db", *further], stdout=told, stderr=told)
-    try:
-        where = address(wait_for(server, log))
-        while not _accepts(where):  # front ends are processes of their own, and may need a moment longer
-            time.sleep(0.05)
-        yield where
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _accepts(where: Address) -> bool:
-    with suppress(ConnectionRefusedError), socket.create_connection((where.host, where.port)):
-        return True
-    return False
-
-
 def measure(size: str, options: Options, rounds: int, further: Sequence[str]) -> None:
     """All of one size; prints its lines of the table."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         scratch = Path(folder)
         path = scratch / "models" / f"lstm-{size}" / "1" / "model.onnx"
-        artifact(path, *map(int, size.split("x")))
+        untrained.write(path, *map(int, size.split("x")))
         served: dict[str, Served] = {}
         for way, option in WAYS.items():
-            where = stack.enter_context(serving(scratch / "models", scratch / way, [*option, *further]))
-            served[way] = Served(where, options)
+            server = stack.enter_context(serving(scratch / "models", scratch / f"{way}.db", [*option, *further]))
+            served[way] = Served(server.address, options)
             stack.enter_context(served[way].crew)
         alone = {threads: Alone(path, threads, options.steps) for threads in {s.threads for s in served.values()}}
         for sessions in options.sessions:
             found: dict[str, list[Figures]] = {way: [] for way in served}
             for _ in range(rounds):
-                for way, server in served.items():
-                    found[way].append(server.measure(sessions, alone[server.threads]))
+                for way, one in served.items():
+                    found[way].append(one.measure(sessions, alone[one.threads]))
             for way, figures in found.items():
                 print(_line(size, f"{way} | {served[way].threads} | {sessions}", figures), flush=True)
-        for server in served.values():
-            server.crew.close()
+        for one in served.values():
+            one.crew.close()
 
 
 def _line(size: str, how: str, rounds: Sequence[Figures]) -> str:

@@ -20,13 +20,14 @@ from collections import Counter
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.request import urlopen
 
-from bench.options import address
 from bench.processor import cpu_seconds, server_processes
-from bench.shipped import PROGRAM, ROOT, wait_for
-from bench.yardstick import adopt
+from bench.serving import PROGRAM, serving
+from bench.yardstick import repository
 
 INTERVAL_S = 0.001
+MADE_S = 3  # until the sessions are made, and the measurement runs
 MARKS = ("<!-- table: python -m bench.stages writes it -->", "<!-- end of the table -->")
 # The innermost frame that one of these stands for decides: (what its file ends with, its function or "", the stage).
 STAGES: tuple[tuple[str, str, str], ...] = (
@@ -90,44 +91,25 @@ def sampled(out: str, arguments: list[str]) -> None:
 
 def measure(models: Path, folder: Path, sessions: int, seconds: float) -> tuple[float, Counter[str], dict[str, Any]]:
     """µs of CPU per step, the samples by stage, and what the load generator reports."""
-    log, out, report = folder / "server.log", folder / "samples.json", folder / "report.json"
-    store = f"sqlite:{folder / 'sessions.db'}"
-    serve = ["serve", "--port", "0", "--store", store, "--model-repository", str(models)]
-    with log.open("w") as told:
-        command = [sys.executable, "-m", "bench.stages", "--sampled", str(out), *serve]
-        server = subprocess.Popen(command, stdout=told, stderr=told, cwd=ROOT)
-    try:
-        url = wait_for(server, log)
-        load = [
-            *PROGRAM,
-            "bench",
-            url,
-            "--sessions",
-            str(sessions),
-            "--seconds",
-            str(seconds + 4),
-            "--out",
-            str(report),
-        ]
-        with subprocess.Popen(load, stdout=subprocess.DEVNULL, cwd=ROOT) as bench:
-            time.sleep(3)  # sessions are made, and the measurement runs
-            pids = server_processes(address(url))
-            began, steps = cpu_seconds(pids), _steps(url)
-            server.send_signal(signal.SIGUSR1)
+    out, report = folder / "samples.json", folder / "report.json"
+    program = (sys.executable, "-m", "bench.stages", "--sampled", str(out))
+    with serving(models, folder / "sessions.db", program=program) as server:
+        load = [*PROGRAM, "bench", server.url, "--sessions", str(sessions), "--out", str(report)]
+        load += ["--seconds", str(seconds + MADE_S + 1)]
+        with subprocess.Popen(load, stdout=subprocess.DEVNULL) as bench:
+            time.sleep(MADE_S)
+            pids = server_processes(server.address)
+            began, steps = cpu_seconds(pids), _steps(server.url)
+            server.process.send_signal(signal.SIGUSR1)
             time.sleep(seconds)
-            server.send_signal(signal.SIGUSR1)
-            took_s, done = cpu_seconds(pids) - began, _steps(url) - steps
+            server.process.send_signal(signal.SIGUSR1)
+            took_s, done = cpu_seconds(pids) - began, _steps(server.url) - steps
             bench.wait()
-    finally:
-        server.terminate()
-        server.wait()
     return took_s / done * 1e6, Counter(json.loads(out.read_text())), json.loads(report.read_text())["stages"][0]
 
 
 def _steps(url: str) -> float:
     """How many steps the server has run, from its own metrics."""
-    from urllib.request import urlopen
-
     with urlopen(f"{url}/metrics") as answer:  # noqa: S310 - our own server
         told = answer.read().decode()
     return sum(map(float, re.findall(r"^lstm_serve_steps_total\{.*\} (\S+)$", told, re.MULTILINE)))
@@ -154,10 +136,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, help="page whose table is to be written")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        models = ROOT / "model_repository"
-        if chosen.onnx is not None:
-            models = Path(scratch) / "models"
-            adopt(chosen.onnx, models / "yardstick" / "1" / "model.onnx")
+        models, _ = repository(chosen.onnx, Path(scratch))
         cpu_us, counts, report = measure(models, Path(scratch), chosen.sessions, chosen.seconds)
     found = table(cpu_us, counts)
     latency = report["latency_ms"]

@@ -17,21 +17,20 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from bench.options import address
 from bench.processor import cpu_seconds, server_processes
+from bench.serving import LISTENING, PROGRAM, ROOT, SHIPPED
 
-ROOT = Path(__file__).parents[1]
-SERVICE, SERVE = [sys.executable, "-m", "service"], [sys.executable, "-m", "lstm_serve", "serve"]
+SERVICE, SERVE = [sys.executable, "-m", "service"], [*PROGRAM, "serve"]
 WAYS = {
     "python -m service": SERVICE,
     "lstm-serve serve": SERVE,
     "lstm-serve serve --http-workers 1": [*SERVE, "--http-workers", "1"],
 }
-_LISTENING, _LOADED = re.compile(r"listening on (http://\S+)"), re.compile(r"loaded .* in (\S+) s ")
+_LOADED = re.compile(r"loaded .* in (\S+) s ")
 _IMPORT = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)")
 _SHOWN = 8
 
@@ -48,14 +47,14 @@ class Start:
 
 def start(way: list[str], folder: str) -> Start:
     """Start a server, make a session, send it a step, and end the server."""
-    settings = {"PORT": "0", "STORE": f"sqlite:{folder}/sessions.db", "MODEL_REPOSITORY": f"{ROOT}/model_repository"}
+    settings = {"PORT": "0", "STORE": f"sqlite:{folder}/sessions.db", "MODEL_REPOSITORY": str(SHIPPED)}
     environment = os.environ | {f"LSTM_SERVE_{name}": value for name, value in settings.items()}
     began = time.perf_counter()
     with subprocess.Popen(way, stderr=subprocess.PIPE, env=environment, text=True, cwd=ROOT) as server:
         assert server.stderr is not None
         try:
             said = ""
-            while not (listening := _LISTENING.search(said)):
+            while not (listening := LISTENING.search(said)):
                 line = server.stderr.readline()
                 if not line:
                     raise SystemExit(said)

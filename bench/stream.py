@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from bench.crew import Crew
-from bench.options import Options, address
+from bench.options import Address, Options
 from bench.report import rows
 from bench.running import describe
-from bench.shipped import ROOT, serving
-from bench.yardstick import adopt
+from bench.serving import serving
+from bench.yardstick import repository
 from service.engine.providers import open_session
 from service.engine.repository import load_repository
 from service.settings import load_settings
@@ -86,19 +86,16 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        models, name = ROOT / "model_repository", "language"
-        if chosen.onnx is not None:
-            models, name = folder / "models", "yardstick"
-            adopt(chosen.onnx, models / name / "1" / "model.onnx")
+        models, name = repository(chosen.onnx, folder)
         bare = Bare(models, name)
-        with serving(models, folder) as url:
-            rounds = [measure(url, name, bare, chosen.seconds) for _ in range(chosen.rounds)]
+        with serving(models, folder / "sessions.db") as server:
+            rounds = [measure(server.address, name, bare, chosen.seconds) for _ in range(chosen.rounds)]
     tell(rounds)
     if chosen.out is not None:
         chosen.out.write_text(json.dumps(rounds, indent=1) + "\n")
 
 
-def measure(url: str, model: str, bare: Bare, seconds: float) -> dict[str, dict[str, float]]:
+def measure(where: Address, model: str, bare: Bare, seconds: float) -> dict[str, dict[str, float]]:
     """One round: by case, steps per second, the server's CPU per step, and ONNX Runtime's alone."""
     told = {}
     for case in CASES:
@@ -108,7 +105,6 @@ def measure(url: str, model: str, bare: Bare, seconds: float) -> dict[str, dict[
             in_flight=case.in_flight,
             binary=case.binary,
         )
-        where = address(url)
         with Crew(where, describe(where, model), options) as crew:
             row = rows(crew.run(CONNECTIONS, lambda _, __: None), options)
             crew.close()

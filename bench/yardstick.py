@@ -14,6 +14,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
+from bench.serving import SHIPPED
 from service.artifact import SIGNATURE_KEY, Signature, StateSpec, TensorSpec
 
 NAMES = ["ours", "ours_procs"]
@@ -60,6 +61,14 @@ def adopt(source: Path, target: Path) -> None:
     helper.set_model_props(model, {SIGNATURE_KEY: signature.model_dump_json()})
     target.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, target)
+
+
+def repository(onnx_path: Path | None, folder: Path) -> tuple[Path, str]:
+    """A model repository in the folder with the model, and its name there; without one, what is shipped."""
+    if onnx_path is None:
+        return SHIPPED, "language"
+    adopt(onnx_path, folder / "models" / "yardstick" / "1" / "model.onnx")
+    return folder / "models", "yardstick"
 
 
 def read(headers: dict[str, str], body: bytes) -> tuple[int, float]:
