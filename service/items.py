@@ -87,7 +87,7 @@ class Item(Struct, frozen=True):
     feed: Feed | None = None
     record: Record | None = None
     keep_from: int = 0
-    extends: "GrowingAnswer | None" = None
+    extends: GrowingAnswer | None = None
     trace: bytes = b""
 
     @property

@@ -13,8 +13,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.errors import SettingsError
 
 _HOUR_S, _TEN_YEARS_S = 3600.0, 10 * 365 * 86_400.0  # within ten years every time stays a date that can be shown
-
-
 PREFIX = "LSTM_SERVE_"
 
 
@@ -61,7 +59,6 @@ class Settings(BaseSettings):
         10.0,
         ge=0,
         le=1000,
-        allow_inf_nan=False,
         description="ticks shorter than this run on the event loop itself, which saves CPU; 0: all in a thread",
     )
     overlap: Literal["auto", "on", "off"] = Field(
@@ -79,7 +76,6 @@ class Settings(BaseSettings):
         4.0,
         ge=0,
         le=1000,
-        allow_inf_nan=False,
         description="while nobody else is served, segments of a long chunk grow to about this long; 0: they do not",
     )
     allow_inexact: bool = Field(

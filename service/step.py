@@ -1,7 +1,7 @@
 """What: one tick. Load rows -> engine -> commit rows -> outcomes.
 
-Runs in the batcher's threads. Owns the order of these four; knows nothing of queues, HTTP or who waits for what. A row
-that fails is an outcome; only what concerns the whole tick (the engine itself) is raised.
+Runs where the pipeline has it run. Owns the order of these four; knows nothing of queues, HTTP or who waits for what. A
+row that fails is an outcome; only what concerns the whole tick (the engine itself) is raised.
 """
 
 from collections.abc import Callable, Mapping, Sequence

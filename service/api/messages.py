@@ -11,10 +11,10 @@ from struct import Struct
 
 import numpy as np
 
-from service.api.decoding import check_steps, decode_chunk
+from service.api.decoding import check_steps
 from service.api.encoding import answer_bytes
 from service.api.schemas import Steps, parse
-from service.api.steps import check_answer, view_of
+from service.api.steps import advance_of, check_answer, view_of
 from service.artifact import Signature, TensorSpec
 from service.errors import InvalidInput
 from service.sessions.requests import Advance
@@ -71,12 +71,7 @@ class Messages:
 
     def from_text(self, payload: bytes) -> Advance:
         """A request from JSON: the body of ``POST .../steps``."""
-        request = parse(Steps, payload)
-        chunk = decode_chunk(self._signature, request.inputs, request.text, max_steps=self._max_steps)
-        view = view_of(self._signature, request.returned, request.top_k)
-        if view.every:
-            check_answer(self._signature, view, len(chunk[0]))
-        return Advance(chunk, view, request.position, self._keep)
+        return advance_of(self._signature, parse(Steps, payload), self._max_steps, self._keep)
 
     def from_binary(self, payload: bytes) -> Advance:
         """A request from its binary layout."""

@@ -43,6 +43,7 @@ DEFAULT_TOP_K = 5
 MAX_NUMBERS = 1_000_000  # in one answer: about what is written as JSON in the time of a tick, while all others wait
 _PER_SYMBOL = 3  # its token, its text, its log-probability
 _BEFORE, _AFTER = "/v1/sessions/", "/steps"
+PATH = f"{_BEFORE}{{id}}{_AFTER}"
 _REPEATED = [*JSON_HEADERS, (b"idempotent-replayed", b"true")]
 
 
@@ -67,10 +68,19 @@ def check_answer(signature: Signature, view: View, shown: int) -> None:
         )
 
 
+def advance_of(signature: Signature, request: Steps, max_steps: int, keep: int = 0) -> Advance:
+    """A request's body in the terms of the sessions, held against the model; ``keep``: see ``Advance``."""
+    chunk = decode_chunk(signature, request.inputs, request.text, max_steps=max_steps)
+    view = view_of(signature, request.returned, request.top_k)
+    if view.every:
+        check_answer(signature, view, len(chunk[0]))
+    return Advance(chunk, view, request.position, keep)
+
+
 class StepsCounts:
     """A route's part of the service's metrics."""
 
-    def __init__(self, metrics: Metrics, path: str = f"{_BEFORE}{{id}}{_AFTER}") -> None:
+    def __init__(self, metrics: Metrics, path: str = PATH) -> None:
         self._rejected = metrics.rejected
         self._timer = cache(partial(metrics.requests.labels, path))
 
@@ -143,8 +153,6 @@ class _Awaited(StepsReply):
 class StepsEndpoint:
     """Decode, advance, encode."""
 
-    path = f"{_BEFORE}{{id}}{_AFTER}"
-
     def __init__(self, sessions: Stepping, counts: Counts, max_body_bytes: int, max_steps: int) -> None:
         self.sessions = sessions
         self.counts = counts
@@ -187,12 +195,8 @@ class StepsEndpoint:
             resolve(reply, error)
 
     def _decoded(self, signature: Signature, request: Steps, reply: StepsReply) -> Advance:
-        chunk = decode_chunk(signature, request.inputs, request.text, max_steps=self._max_steps)
-        view = view_of(signature, request.returned, request.top_k)
-        if view.every:
-            check_answer(signature, view, len(chunk[0]))
         reply.signature = signature
-        return Advance(chunk, view, request.position)
+        return advance_of(signature, request, self._max_steps)
 
     def refusal(self, error: BaseException) -> tuple[int, bytes, Headers]:
         """Status, body and headers of the answer to what was refused or failed; counted."""
@@ -248,7 +252,7 @@ def router(endpoint: StepsEndpoint) -> APIRouter:
     routes = APIRouter(route_class=_PlainRoute, tags=["sessions"])
     id_parameter = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
     routes.add_api_route(
-        endpoint.path,
+        PATH,
         endpoint,
         methods=["POST"],
         name="steps",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter
 
-from service.api.handshake import PATH
+from service.api.handshake import PATH, USUAL_IN_FLIGHT
 from service.api.problems import Headers, problem, reason
 from service.api.stepping import Counts, Stepping
 from service.errors import UpgradeRequired
@@ -39,7 +39,7 @@ def router() -> APIRouter:
     routes = APIRouter(tags=["sessions"])
 
     @routes.get(PATH, status_code=101, name="stream")
-    async def stream(id: str, in_flight: int = 16) -> None:
+    async def stream(id: str, in_flight: int = USUAL_IN_FLIGHT) -> None:
         """Open a stream of steps (a WebSocket): one message per chunk in, one per answer out, in order.
 
         A text message is the body of `POST .../steps`, and is answered by one with the same members (a repeat's also

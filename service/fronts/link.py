@@ -127,7 +127,7 @@ class RemoteSessions:
         try:
             model = await found
         except EngineLost:  # nothing was to be applied
-            raise _unavailable() from None
+            raise unavailable() from None
         if len(self._known) >= _KNOWN:
             del self._known[next(iter(self._known))]
         self._known[id] = RemoteSession(id, owner, model)
@@ -166,7 +166,7 @@ class RemoteSessions:
 
     def _ask(self, kind: Any, reply: Reply, *arguments: object) -> None:  # noqa: ANN401 - a kind of message
         if self._link is None:
-            raise _unavailable()
+            raise unavailable()
         self._last += 1
         self._link.waiting[self._last] = reply
         self._link.say(kind(self._last, *arguments))
@@ -187,7 +187,8 @@ class StreamCounts:
         self._sessions.tell(Counted(status, seconds))
 
 
-def _unavailable() -> EngineUnavailable:
+def unavailable() -> EngineUnavailable:
+    """The error of what the engine has not been asked."""
     return EngineUnavailable("the engine's process is being started again")
 
 

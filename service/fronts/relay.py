@@ -14,7 +14,7 @@ from service.api.asgi import HANG_UP, ClientDisconnected, Receive, Scope, Send, 
 from service.api.problems import Headers
 from service.api.steps import StepsEndpoint
 from service.api.streams import Streams
-from service.errors import EngineUnavailable
+from service.fronts.link import unavailable
 
 _HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"expect", b"te", b"trailer"}
 _MOST_BYTES = 262_144  # of an answer that are held for a client that reads slowly
@@ -60,7 +60,7 @@ class Relay:
         return upstream
 
     async def _refuse(self, send: Send) -> None:
-        status, body, headers = self.steps.refusal(EngineUnavailable("the engine's process is being started again"))
+        status, body, headers = self.steps.refusal(unavailable())
         with suppress(ClientDisconnected):
             await respond(send, status, body, headers)
 

@@ -162,7 +162,7 @@ class Generation:
         return self._item
 
     def claim(self) -> int:
-        """See ``batching.Work``."""
+        """See ``work.Work``."""
         late = self._steps == 0 and self._model.clock.monotonic() > self._deadline
         if not late and not self._listener.gone and not self._over.done():
             return 1
@@ -173,7 +173,7 @@ class Generation:
         return 0
 
     def start(self) -> None:
-        """See ``batching.Work``."""
+        """See ``work.Work``."""
         last, live = self.last, self._live
         self._item = Item(
             row=last.row,
@@ -185,7 +185,7 @@ class Generation:
         )
 
     def deliver(self, outcome: Stepped | Exception) -> None:
-        """See ``batching.Work``."""
+        """See ``work.Work``."""
         if not isinstance(outcome, Stepped):
             resolve(self._over, outcome)
             return

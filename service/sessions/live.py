@@ -181,7 +181,7 @@ class Live:
 
     @property
     def since(self) -> float:
-        """See ``batching.Work``."""
+        """See ``work.Work``."""
         return self._taken[0].since
 
     @property
@@ -191,7 +191,7 @@ class Live:
         return self._item
 
     def claim(self) -> int:
-        """Decide which of the waiting requests apply now, together; answer those that do not. See ``batching.Work``."""
+        """Decide which of the waiting requests apply now, together; answer those that do not. See ``work.Work``."""
         if len(self._waiting) == 1 and self._plainly_applies(first := self._waiting[0]):
             self._taken = [first]
             return first.steps
@@ -249,7 +249,7 @@ class Live:
         return True
 
     def start(self) -> None:
-        """See ``batching.Work``."""
+        """See ``work.Work``."""
         self.phase = Phase.RUNNING
         record, taken, parts, keep = self.record, self._taken, [], 0
         for ordinal, w in enumerate(taken, self.ordinal):
@@ -261,7 +261,7 @@ class Live:
         self._item = Item(record.row, tuple(parts), folded(taken), None, record, keep_from, None, record.trace)
 
     def deliver(self, outcome: Stepped | Exception) -> None:
-        """See ``batching.Work``."""
+        """See ``work.Work``."""
         taken, self._taken, self._item = self._taken, [], None
         self._alone -= self._alone > 0
         if isinstance(outcome, Stepped) and outcome.record is not None:

@@ -63,7 +63,7 @@ class Generate:
         s = self.sampling
         drawn = (s.temperature, s.top_k, s.top_p, s.seed if self.seeded else None) if s is not None else ()
         told = repr((self.max_steps, drawn, self.stop, self.advance)).encode()
-        return hashlib.blake2b(told, digest_size=16, salt=b"generate").digest()
+        return hashlib.blake2b(told, digest_size=_DIGEST, salt=b"generate").digest()
 
 
 class Waiting(Struct, eq=False):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.api.problems import Headers
-from service.api.steps import StepsCounts, StepsEndpoint, StepsReply
+from service.api.steps import PATH, StepsCounts, StepsEndpoint, StepsReply
 from service.errors import EngineUnavailable, PositionConflict, UnknownSession
 from service.fronts import link
 from service.fronts.hub import Hub
@@ -170,7 +170,7 @@ async def test_what_the_front_end_refuses_is_counted_by_the_engine(pair: Pair) -
     assert (await pair.step(id, b"{"))[0] == 400
     await pair.step(id)
     assert pair.brain.metric("rejected_total", reason="malformed-body") == 1
-    route = {"route": StepsEndpoint.path}
+    route = {"route": PATH}
     assert pair.brain.metric("request_seconds_count", status="400", **route) == 1
     assert pair.brain.metric("request_seconds_count", status="200", **route) == 1
 
@@ -185,7 +185,7 @@ async def test_streams_are_counted_by_the_engine(pair: Pair) -> None:
     assert pair.brain.metric("request_seconds_sum", route="/stream", status="200") == 0.5
     assert pair.brain.metric("request_seconds_count", route="/stream", status="503") == 1
     assert pair.brain.metric("rejected_total", reason="overloaded") == 1
-    assert pair.brain.metric("request_seconds_count", route=StepsEndpoint.path, status="503") == 0
+    assert pair.brain.metric("request_seconds_count", route=PATH, status="503") == 0
 
 
 @pytest.mark.parametrize("how", ["leave", "hang up"])
@@ -209,7 +209,7 @@ async def test_who_leaves_is_not_waited_for(pair: Pair, how: str) -> None:
     pair.brain.engines["adder"].gate.open()
     await outcome(tick)
     assert pair.brain.kept(id).position == 1
-    assert pair.brain.metric("request_seconds_count", route=StepsEndpoint.path, status="0") == 1
+    assert pair.brain.metric("request_seconds_count", route=PATH, status="0") == 1
 
 
 async def test_an_answer_that_comes_too_late_is_dropped(pair: Pair) -> None:
