@@ -12,25 +12,21 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from bench.crew import Crew
+from bench.inside import Bare
 from bench.options import Address, Options
 from bench.report import rows
 from bench.running import describe
 from bench.serving import serving
 from bench.yardstick import repository
-from service.engine.providers import open_session
 from service.engine.repository import load_repository
 from service.settings import load_settings
 
 CONNECTIONS = 64
 WARM_UP_S = 0.7
-BARE_S = 0.5  # of CPU time, for ONNX Runtime alone
 
 
 @dataclass(frozen=True)
@@ -50,32 +46,6 @@ class Case:
 CASES = [Case(f, steps, binary) for f, steps in ((1, 1), (16, 1), (1, 100)) for binary in (False, True)]
 
 
-class Bare:
-    """The model in ONNX Runtime, and nothing around it."""
-
-    def __init__(self, models: Path, name: str) -> None:
-        settings = load_settings(model_repository=models, provider="cpu", tune=False)
-        self._engine = next(m.engine for m in load_repository(models, settings)[0] if m.name == name)
-        self._session = open_session(str(next(models.glob(f"{name}/*/model.onnx"))), settings)
-
-    def step_us(self, steps: int) -> float:
-        """CPU time of a step, in calls of so many steps for each of the connections' rows."""
-        signature = self._engine.signature
-        assert signature.vocabulary is not None
-        tokens = np.random.default_rng(0).integers(0, len(signature.vocabulary), (CONNECTIONS, steps))
-        feed = self._engine.layout.gather([self._engine.initial_row] * CONNECTIONS)
-        feed[signature.inputs[0].name] = tokens.astype(signature.inputs[0].dtype)
-        if signature.lengths is not None:
-            kind = next(i.type for i in self._session.get_inputs() if i.name == signature.lengths)
-            feed[signature.lengths] = np.full(CONNECTIONS, steps, kind.removeprefix("tensor(").removesuffix(")"))
-        self._session.run(None, feed)
-        began, calls = time.process_time(), 0
-        while (took := time.process_time() - began) < BARE_S:
-            self._session.run(None, feed)
-            calls += 1
-        return took / calls / CONNECTIONS / steps * 1e6
-
-
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.stream")
@@ -87,7 +57,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         models, name = repository(chosen.onnx, folder)
-        bare = Bare(models, name)
+        loaded, _ = load_repository(models, load_settings(provider="cpu", tune=False))
+        bare = Bare(next(model.engine for model in loaded if model.name == name))
         with serving(models, folder / "sessions.db") as server:
             rounds = [measure(server.address, name, bare, chosen.seconds) for _ in range(chosen.rounds)]
     tell(rounds)
@@ -113,7 +84,7 @@ def measure(where: Address, model: str, bare: Bare, seconds: float) -> dict[str,
         told[case.name] = {
             "steps_per_s": row["steps_per_s"],
             "server_cpu_us": row["server_cpu_us_per_step"],
-            "bare_us": bare.step_us(case.steps * case.in_flight),
+            "bare_us": bare.tick_us(CONNECTIONS, case.steps * case.in_flight),
         }
     return told
 
