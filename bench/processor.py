@@ -11,8 +11,6 @@ from bench.options import Address
 
 _PROC = Path("/proc")
 _LISTEN = "0A"
-
-
 _FRONT = "service.fronts."  # in the command lines of a server of several processes
 
 
