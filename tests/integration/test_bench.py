@@ -205,7 +205,7 @@ os.wait()
 """
 
 
-@pytest.mark.parametrize(("started_as", "found"), [("service", True), ("serve", True), ("supervise", False)])
+@pytest.mark.parametrize(("started_as", "found"), [("service.fronts.front", True), ("supervise", False)])
 def test_the_server_behind_a_front_end_is_found(started_as: str, found: bool) -> None:
     """A process that listens for another is part of that server; whoever else started it is not."""
     program = [sys.executable, "-c", FRONT_END, started_as]
