@@ -19,6 +19,8 @@ from service.api.steps import StepsEndpoint, StepsReply
 
 _END_OF_HEAD = b"\r\n\r\n"
 _MOST_HEADS = 16  # that a connection remembers: they differ in the length of the body only
+_MOST_HEAD = 65_536  # bytes of a head that does not come to its end
+_KNOWN_HEAD = 2048  # bytes of a head that is remembered
 _MOST_BYTES = 65_536  # of a body that goes the short way; larger ones are not what it was made for
 _STEPS = re.compile(rb"/v1/sessions/([\w-]+)/steps")
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "
@@ -30,7 +32,7 @@ class Connection(HttpToolsProtocol):
     Mutable state beside uvicorn's own: ``_reading`` (the exchange whose request is being read), ``_answering`` (the
     exchange, or uvicorn's cycle, whose answer comes next), ``_quiet_since`` (loop time since which there was none),
     ``_between`` (whether the parser waits for a request), ``_heads`` (those of short requests that were parsed, each
-    with its session and the length of its body).
+    with its session and the length of its body), ``_head`` (bytes that came since a head began; -1 between heads).
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - uvicorn's own
@@ -42,6 +44,7 @@ class Connection(HttpToolsProtocol):
         self._quiet_since = 0.0
         self._between = True
         self._heads: dict[bytes, tuple[str, int]] = {}
+        self._head = -1
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``. A head that was parsed before means the same again: clients repeat theirs to the
@@ -57,12 +60,18 @@ class Connection(HttpToolsProtocol):
         self._parsed = None
         super().data_received(data)
         parsed = self._parsed
+        if self._head >= 0:
+            self._head += len(data)
+            if self._head > _MOST_HEAD:
+                self.flow.pause_reading()
+                self.send_400_response("the request's head is too large")
         if (
             between
             and self._between
             and parsed is not None
             and parsed.keep_alive
             and len(data) - end == len(parsed.body)
+            and end <= _KNOWN_HEAD
         ):
             if len(self._heads) >= _MOST_HEADS:
                 self._heads.clear()
@@ -83,7 +92,10 @@ class Connection(HttpToolsProtocol):
         self._stop_timer()
 
     def handle_websocket_upgrade(self) -> None:
-        """The connection is somebody else's from here on."""
+        """The connection is somebody else's from here on, unless an answer is still to be written to it."""
+        if self._answering is not None:
+            self.send_400_response("an upgrade was sent ahead")
+            return
         self._stop_timer()
         super().handle_websocket_upgrade()
 
@@ -99,12 +111,14 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins. What uvicorn prepares for it is made once it is known to go its way."""
         self._between = False
+        self._head = 0
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
         """Decide which way the request goes."""
+        self._head = -1
         steps = _STEPS.fullmatch(self.url)
         if steps is not None and self._is_short():
             self._reading = self._parsed = self._begin(steps[1].decode(), keep_alive=self.parser.should_keep_alive())

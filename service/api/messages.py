@@ -67,7 +67,7 @@ class Messages:
         self._like = b""  # how the last binary request began, up to its position: with this view, these steps ...
         self._view = View()
         self._steps = 0
-        self._size = 0  # ... and so many bytes
+        self._size = -1  # ... and so many bytes
 
     def from_text(self, payload: bytes) -> Advance:
         """A request from JSON: the body of ``POST .../steps``."""

@@ -24,6 +24,7 @@ class EngineServer(uvicorn.Server):
     """uvicorn with the hubs beside it, open while the app is: one for each front end."""
 
     def __init__(self, app: Edge, settings: Settings, folder: Path) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)  # somebody may have tidied up where temporary files are
         # Who connects here are front ends, and those have had drain_s to finish when this process is told to end.
         super().__init__(configuration(app, settings, drain_s=0, uds=str(folder / HTTP)))
         self._steps, self._streams = app.steps, app.streams.counts

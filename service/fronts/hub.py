@@ -40,6 +40,7 @@ class Hub(Wire[FromFront]):
         self._waiting: dict[int, JsonReply | RawReply] = {}
         self._told: set[str] = set()  # fingerprints whose signature this front end has
         self._tasks: set[asyncio.Task[None]] = set()
+        self._behind: dict[tuple[str, str], list[tuple[Step, JsonReply | RawReply]]] = {}  # of sessions looked for
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See ``asyncio.Protocol``."""
@@ -75,21 +76,34 @@ class Hub(Wire[FromFront]):
 
     def _step(self, step: Step) -> None:
         reply = self._waiting[step.ref] = (RawReply if step.raw else JsonReply)(self, step.ref)
+        session = (step.id, step.owner)
+        if session in self._behind:
+            self._behind[session].append((step, reply))
+            return
         try:
-            live = self._sessions.at_hand(step.id, step.owner)
+            live = self._sessions.at_hand(*session)
             if live is None:
-                self._start(self._step_later(step, reply))
+                self._behind[session] = [(step, reply)]
+                self._start(self._look_for(*session))
             else:
                 self._sessions.advance_live(live, _advance(step, live.model.signature, reply), reply)
         except Exception as error:  # noqa: BLE001 - the front end tells its client, whatever it is
             resolve(reply, error)
 
-    async def _step_later(self, step: Step, reply: "JsonReply | RawReply") -> None:
+    async def _look_for(self, id: str, owner: str) -> None:
+        """Find a session's model; then all steps that came for it go on, in their order."""
+        found: Model | Exception
         try:
-            model = await self._sessions.model_of(step.id, step.owner)
-            self._sessions.submit(step.id, _advance(step, model.signature, reply), step.owner, reply)
+            found = await self._sessions.model_of(id, owner)
         except Exception as error:  # noqa: BLE001 - see above
-            resolve(reply, error)
+            found = error
+        for step, reply in self._behind.pop((id, owner)):
+            try:
+                if isinstance(found, Exception):
+                    raise found
+                self._sessions.submit(id, _advance(step, found.signature, reply), owner, reply)
+            except Exception as error:  # noqa: BLE001 - see above
+                resolve(reply, error)
 
     async def _find(self, find: Find) -> None:
         try:

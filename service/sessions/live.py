@@ -17,7 +17,7 @@ from service.clock import Clock
 from service.errors import DeadlineExceeded, NotFinite, Overloaded, ServiceError, WriteConflict
 from service.items import Item, Part, Stepped
 from service.models import Model
-from service.sessions.requests import Advance, Turn, Waiting, folded, outdated, repeated
+from service.sessions.requests import Advance, Turn, Waiting, bare, folded, outdated, repeated
 from service.state import Record, Tensors
 from service.trace import segment_steps
 from service.work import Reply, resolve
@@ -231,7 +231,7 @@ class Live:
         return (
             isinstance(waiting, Waiting)
             and waiting.request.position in (None, self.record.position)
-            and not waiting.reply.done()
+            and not (bare(self.record, waiting.request) or waiting.reply.done())
             and self._clock.monotonic() <= waiting.deadline
         )
 

@@ -113,10 +113,20 @@ def repeated(record: Record, position: int | None, digest: bytes) -> Answer | No
     raise PositionConflict(record.position, position)
 
 
+def bare(record: Record, request: Advance) -> bool:
+    """Whether answers that are to be kept beside the request's own are in the store only, as a packed session's."""
+    return request.keep > 1 and not record.answers and record.position > 0
+
+
 def outdated(record: Record, waiting: Waiting) -> bool:
-    """Whether to look, once, if another replica has moved the session: the request is for elsewhere."""
+    """Whether to look, once, at what the store has: the request is for elsewhere, where another replica may have moved
+    the session, or the record is without the answers that have to be kept."""
     position = waiting.request.position
-    if position is None or position == record.position or waiting.renewed:
+    if waiting.renewed:
+        return False
+    if bare(record, waiting.request):
+        return True
+    if position is None or position == record.position:
         return False
     return not any(a.start == position and a.digest == waiting.digest for a in record.answers)
 

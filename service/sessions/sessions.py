@@ -10,7 +10,8 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar, cast
+from dataclasses import dataclass
+from typing import TypeVar
 
 from service.clock import Clock
 from service.errors import (
@@ -42,6 +43,14 @@ SWEEP_BATCH = 200  # sessions that one sweep transaction ends: short enough that
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class _Woken:
+    """A session that is being loaded, and the requests that wait for it, first in, first out."""
+
+    task: "asyncio.Task[None]"
+    waiting: list[tuple[Advance, Reply]]
+
+
 class Sessions(Stateless):
     """All sessions of the service."""
 
@@ -54,7 +63,7 @@ class Sessions(Stateless):
         self._io = ThreadPoolExecutor(2, thread_name_prefix="store")
         self._looks = ThreadPoolExecutor(1, thread_name_prefix="gates")  # its own, so that no commit waits behind one
         self._looking = 0
-        self._waking: dict[str, set[asyncio.Task[None]]] = {}  # requests of sessions that are being loaded
+        self._waking: dict[tuple[str, str], _Woken] = {}  # sessions that are being loaded, with what waits for that
         self._turns = Turns(store, settings, clock, self._io, self._arena.renew, metrics.replayed.inc)
         self._sweeper: asyncio.Task[None] | None = None
         metrics.count_sessions(lambda: len(self._arena), store.count)
@@ -138,7 +147,7 @@ class Sessions(Stateless):
 
     def at_hand(self, id: str, owner: str) -> Live | None:
         """A session that can be advanced at once; None where it has to be looked for."""
-        return None if self._waking and id in self._waking else self._arena.at_hand(id, owner)
+        return None if self._waking and (id, owner) in self._waking else self._arena.at_hand(id, owner)
 
     async def advance(self, id: str, request: Advance, owner: str) -> tuple[Answer, bool]:
         """Consume a chunk, exactly once; the answer, and whether it is that of an earlier request that this repeats."""
@@ -157,8 +166,12 @@ class Sessions(Stateless):
             self.advance_live(live, request, reply)
             return
         self._check_steps(request.steps)
-        task = asyncio.create_task(self._woken(id, request, owner, reply))
-        self._waking.setdefault(id, set()).add(task)
+        woken = self._waking.get((id, owner))
+        if woken is None:
+            woken = self._waking[id, owner] = _Woken(asyncio.create_task(self._wake(id, owner)), [])
+        if len(woken.waiting) >= self._settings.max_session_queue:
+            raise Overloaded("too many requests are waiting for this session", retry_after_s=1)
+        woken.waiting.append((request, reply))
 
     def advance_live(self, live: Live, request: Advance, reply: Reply) -> None:
         """``submit`` for a session that is ``at_hand``: right after that call, before anything else runs."""
@@ -171,17 +184,20 @@ class Sessions(Stateless):
     def leave(self, reply: Reply) -> None:
         """Nobody waits for this reply any more: it is done, which is asked before it runs."""
 
-    async def _woken(self, id: str, request: Advance, owner: str, reply: Reply) -> None:
-        """Load the session first; loads end in the order in which they were begun."""
+    async def _wake(self, id: str, owner: str) -> None:
+        """Load a session once for all that came for it meanwhile; nothing overtakes them, as it is not at hand."""
+        found: Live | Exception
         try:
-            self.advance_live(await self._arena.get(id, owner), request, reply)
+            found = await self._arena.get(id, owner)
         except Exception as error:  # noqa: BLE001 - who asked is told, whatever it is
-            resolve(reply, error)
-        finally:
-            others = self._waking[id]
-            others.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-            if not others:
-                del self._waking[id]
+            found = error
+        for request, reply in self._waking.pop((id, owner)).waiting:
+            try:
+                if isinstance(found, Exception):
+                    raise found
+                self.advance_live(found, request, reply)
+            except Exception as error:  # noqa: BLE001 - see above
+                resolve(reply, error)
 
     async def generate(self, id: str, request: Generate, owner: str) -> Generated:
         """Continue a session, all or nothing: with ``advance`` committed once, at the end."""

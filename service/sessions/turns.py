@@ -19,7 +19,7 @@ from service.models import Model
 from service.sessions.caller import Caller, ClientGone, Gatherer
 from service.sessions.generation import Generated, Generation, Listener, Source, joined, retold
 from service.sessions.live import MAX_TRIES, Live
-from service.sessions.requests import Advance, Generate, Turn, repeated
+from service.sessions.requests import Advance, Generate, Turn, bare, repeated
 from service.settings import Settings
 from service.state import Answer, Chunk, Record
 from service.stores.base import Store
@@ -132,6 +132,8 @@ class Turns:
         digest, seen = request.digest, live.delivered
 
         async def job(caller: Caller) -> tuple[Answer, bool]:
+            if bare(live.record, request):
+                await self._renew(live)
             answer = repeated(live.record, request.position, digest)
             if answer is not None:
                 self._replayed()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -137,6 +138,17 @@ def _read(client: httpx.Client, session: str, seen: list[str], in_the_middle: Ca
                 seen.append(line)
             if len(seen) == 20:
                 in_the_middle()
+
+
+def test_the_folder_of_the_sockets_may_go(server: Server) -> None:
+    """Whoever tidies up temporary files costs a restart of the engine, not the service."""
+    with server.client() as client:
+        session = create(client, "sum")
+        (engine,) = server.children("engine")
+        shutil.rmtree(Path(f"/proc/{engine}/cmdline").read_text().split("\0")[3])
+        os.kill(engine, signal.SIGKILL)
+        assert post(client, f"{session}/steps", {"inputs": [2], "position": 0}).json()["outputs"] == {"y": [2.0]}
+        assert client.get(session).json()["position"] == 1
 
 
 def test_nobody_outlives_the_supervisor(server: Server) -> None:

@@ -1,13 +1,14 @@
 """The sessions of the service without HTTP: watched engines, a store that can fail, a clock moved by hand."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 
 from service.engine.repository import LoadedModel
 from service.engine.runtime import Engine
+from service.errors import UndecodableState
 from service.metrics import Metrics
 from service.models import Model, Models
 from service.sampling import Sampling
@@ -16,9 +17,9 @@ from service.sessions.requests import Advance, Generate
 from service.sessions.sessions import Sessions
 from service.settings import load_settings
 from service.state import Answer, Chunk, Record
-from service.stores.base import Store
+from service.stores.base import Ended, Store
 from service.views import View
-from tests.support.fakes import Clock, FaultyStore, WatchedEngine
+from tests.support.fakes import Clock, FaultyStore, Gate, WatchedEngine
 
 Serve = Callable[..., "Brain"]  # the fixture that starts brains over one store, with settings by name
 ALL, LAST = View(every=True), View()
@@ -86,6 +87,19 @@ class Brain:
     def metric(self, name: str, **labels: str) -> float:
         """The value of one of the service's metrics now; 0 where it was never touched."""
         return self.metrics.registry.get_sample_value(f"lstm_serve_{name}", labels) or 0.0
+
+    def hold_loads(self) -> "tuple[Gate, Gate]":
+        """From now on the first load stands at the first gate, each later one at the second."""
+        gates, load, begun = (Gate(), Gate()), self.store.load, iter([0])
+
+        def held(ids: Sequence[str]) -> Mapping[str, Record | Ended | UndecodableState]:
+            gates[next(begun, 1)].pass_through()
+            return load(ids)
+
+        for gate in gates:
+            gate.shut()
+        self.store.load = held  # type: ignore[method-assign]
+        return gates
 
     async def hold_tick(self, model: str = "adder") -> "asyncio.Task[Any]":
         """Have a tick of a bystander's session stand at the engine's gate."""

@@ -11,6 +11,7 @@ from service.errors import Overloaded
 from service.work import resolve
 from tests.support.connection import Served, answer, post, until
 from tests.support.fakes import turns
+from tests.support.websocket import handshake
 
 PATH = "/v1/sessions/abc/steps"
 STEP = post(PATH, b'{"inputs": [1]}')
@@ -123,6 +124,25 @@ async def test_a_session_that_is_not_at_hand_is_looked_for(served: Served) -> No
     assert (await client.answer())[0] == 200
     client.send(post("/v1/sessions/nobody/steps", b'{"inputs": [1]}'))
     assert (await client.answer())[0] == 404
+
+
+async def test_a_head_that_does_not_end_is_refused(served: Served) -> None:
+    """It would be kept in memory, however long it gets."""
+    client = await served.client()
+    client.send(b"GET / HTTP/1.1\r\n", *[b"x: %b\r\n" % (b"a" * 5000)] * 14)
+    assert (await client.answer())[0] == 400
+
+
+async def test_no_stream_begins_before_the_answers_that_are_due(served: Served) -> None:
+    """An upgrade that was sent ahead of an answer is none: that would be written between the stream's frames."""
+    client = await served.client()
+    client.send(STEP, handshake("/v1/sessions/abc/stream"))
+    reply = (await served.sessions.next())[2]
+    await turns()
+    reply.set_result((answer(5.0), False))
+    told = await client.rest()
+    assert told.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"HTTP/1.1 101" not in told
 
 
 async def test_an_error_of_the_sessions_is_told(served: Served) -> None:

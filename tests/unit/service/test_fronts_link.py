@@ -19,7 +19,7 @@ from service.sessions.requests import Advance
 from service.state import Answer
 from tests.support.brain import ALL, Brain, Serve, numbers, sums
 from tests.support.connection import until
-from tests.support.fakes import PATIENCE_S, outcome
+from tests.support.fakes import PATIENCE_S, outcome, turns
 from tests.support.records import plain
 
 BODY = b'{"inputs": [2], "return": "all"}'
@@ -144,6 +144,28 @@ async def test_a_session_that_rests_is_woken(pair: Pair, serve: Serve) -> None:
     replies = [pair.begin(id, b'{"inputs": [%d]}' % n) for n in (1, 10, 100)]
     told = [json.loads((await asyncio.wait_for(reply.told, PATIENCE_S))[1])["outputs"]["y"] for reply in replies]
     assert told == [[3.0], [13.0], [113.0]]
+
+
+async def test_nothing_overtakes_what_waits_for_a_load(pair: Pair, serve: Serve) -> None:
+    """Requests of one session keep their order also where the engine loads it while they come."""
+    id = await pair.brain.create()
+    await pair.step(id)
+    brain = serve()
+    pair.engine.sessions = brain.sessions  # as after a restart
+    (hub,) = pair.hubs
+    hub._sessions = brain.sessions
+    loading, later = brain.hold_loads()
+    one = pair.begin(id, b'{"inputs": [1]}')
+    await loading.reached()
+    two = pair.begin(id, b'{"inputs": [10]}')
+    await until(lambda: len(hub._waiting) == 2)
+    loading.open()
+    await asyncio.wait_for(one.told, PATIENCE_S)
+    three = pair.begin(id, b'{"inputs": [100]}')
+    await turns()
+    later.open()
+    told = [json.loads((await asyncio.wait_for(reply.told, PATIENCE_S))[1])["outputs"]["y"] for reply in (two, three)]
+    assert told == [[13.0], [113.0]]
 
 
 async def test_errors_keep_their_names(pair: Pair) -> None:

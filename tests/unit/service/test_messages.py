@@ -109,3 +109,9 @@ def test_an_answer_of_numbers() -> None:
     answer = Answer(0, 3, b"", 0.0, {"z": np.array([2], np.float32), "y": np.array([1], np.float32)})
     assert messages.to_binary(answer, repeated=False) == ANSWER.pack(0, 0, 0, 3, 3, 0.0) + struct.pack("<2f", 1, 2)
     assert "replayed" not in json.loads(messages.to_text(answer, repeated=False))
+
+
+def test_nothing_is_no_message() -> None:
+    """Neither as the first message."""
+    with pytest.raises(InvalidInput):
+        Messages(parse(document("language")), MAX_STEPS, KEEP).from_binary(b"")

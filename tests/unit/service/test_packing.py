@@ -9,7 +9,10 @@ import pytest
 
 from service.sessions import arena
 from service.sessions.packing import Packed, key, kinds
-from tests.support.brain import Brain, Serve, drawn, sums
+from service.sessions.requests import Advance
+from service.state import Answer
+from service.views import View
+from tests.support.brain import Brain, Serve, drawn, numbers, sums
 from tests.support.records import plain, record
 
 ID = "0123456789abcdef" * 2
@@ -64,6 +67,24 @@ async def test_a_repeat_after_packing_gets_the_same_answer(packing: Brain) -> No
     assert repeated
     assert plain(again) == plain(first)
     assert sums((await packing.advance(id, 4, position=2))[0]) == [7]
+
+
+@pytest.mark.parametrize("steps", [1, 200])
+async def test_a_stream_may_repeat_what_was_answered_before_packing(packing: Brain, steps: int) -> None:
+    """As many answers are kept as it was opened for, wherever the session was in between."""
+    id = await packing.create()
+
+    async def send(position: int, steps: int) -> tuple[Answer, bool]:
+        return await packing.sessions.advance(id, Advance(numbers(*[1] * steps), View(), position, keep=16), "")
+
+    first, _ = await send(0, 1)
+    for _ in range(3):
+        await packing.add(await packing.create(), 1)
+    second, _ = await send(1, steps)
+    for sent, before in (((0, 1), first), ((1, steps), second)):
+        again, repeated = await send(*sent)
+        assert repeated
+        assert plain(again) == plain(before)
 
 
 @pytest.mark.parametrize("advance", [True, False])

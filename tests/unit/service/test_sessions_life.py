@@ -8,7 +8,7 @@ from service.engine.repository import LoadedModel
 from service.errors import InvalidInput, ModelNotLoaded, SessionEnded, UndecodableState, UnknownModel, UnknownSession
 from service.sessions.sessions import SWEEP_BATCH
 from tests.support.brain import Brain, Serve
-from tests.support.fakes import outcome, started
+from tests.support.fakes import outcome, started, turns
 from tests.support.records import plain
 
 
@@ -223,6 +223,23 @@ async def test_resting_sessions_are_loaded_together(serve: Serve) -> None:
     brain = serve()
     assert await asyncio.gather(*[brain.add(id, 1) for id in [*ids, ids[0]]]) == [[1]] * 5 + [[2]]
     assert [sorted(load) for load in brain.store.loads] == [sorted(ids)]
+
+
+async def test_nothing_overtakes_what_waits_for_a_load(serve: Serve) -> None:
+    """Requests of one session keep their order, whenever they come while it is loaded, and after it was."""
+    id = await serve().create()
+    brain = serve()
+    loading, later = brain.hold_loads()
+    one = asyncio.create_task(brain.add(id, 1))
+    await loading.reached()
+    two = asyncio.create_task(brain.add(id, 10))
+    await turns()
+    loading.open()
+    assert await one == [1]
+    three = asyncio.create_task(brain.add(id, 100))
+    await turns()
+    later.open()
+    assert (await two, await three) == ([11], [111])
 
 
 async def test_a_reset_goes_back_to_the_start(brain: Brain) -> None:
