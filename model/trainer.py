@@ -4,11 +4,16 @@ Owns the mutable state of a training. Must not know where data comes from, what 
 or how files are written: it is given functions for all of these.
 """
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
+
+# Before MKL is first called: elsewhere than on Intel's processors its products else depend, in their last bits, on
+# where in memory a tensor happens to lie, and a resumed training would not end as one that was never stopped.
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 import torch
 from torch import Tensor, nn
@@ -150,6 +155,11 @@ class Trainer:
             self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
         else:
             standing.stale += 1
+
+
+def computes_bfloat16() -> bool:
+    """Whether this processor has what PyTorch's recurrent layers need for bfloat16: on x86 that is AVX-512."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # PyTorch tells it nowhere else
 
 
 def precision(name: str) -> AbstractContextManager[Any]:

@@ -29,7 +29,7 @@ from model.errors import CheckpointError, Interrupted, ModelError
 from model.options import Options
 from model.snapshot import Snapshot, restore, save_snapshot
 from model.tasks import Task, prepare
-from model.trainer import Trainer
+from model.trainer import Trainer, computes_bfloat16
 
 _LOSS_UNITS = {"language": "nats per character", "forecast": "squared error, repeating the last value = 1"}
 
@@ -196,6 +196,8 @@ def choose_precision(options: Options) -> str:
     or more, but the simple network's products are too small to gain. A forecast's closed loop lives on digits that
     bfloat16 does not have.
     """
+    if options.precision == "bfloat16" and not computes_bfloat16():
+        raise ModelError("--precision bfloat16: this processor cannot compute it; leave it out, or say float32")
     if options.precision != "auto":
         return options.precision
     quick = bool(torch.cpu.get_capabilities().get("amx_bf16"))

@@ -83,6 +83,13 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "models" / "small" / "1"
 
 
+def _exact_int8() -> bool:
+    """Whether products of int8 are added up whole: x86 without VNNI saturates them at 16 bits on the way
+    (onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "Data type selection")."""
+    told = torch.cpu.get_capabilities()
+    return told["architecture"] != "x86_64" or bool(told["avx512_vnni"] or told["avx_vnni"])
+
+
 @pytest.mark.parametrize("cell", LSTMS)
 def test_int8_keeps_sessions_bit_exact(tmp_path: Path, target: Path, cell: str) -> None:
     """Both layers run in int8, and still no row's bits depend on its neighbours or on where its sequence was cut."""
@@ -95,7 +102,7 @@ def test_int8_keeps_sessions_bit_exact(tmp_path: Path, target: Path, cell: str) 
     assert after.signature.batched
     assert after.signature.proof is not None
     assert (after.signature.proof.rows_independent, after.signature.proof.chunked) == (True, True)
-    assert 0 < _apart(before, after) < 0.05
+    assert 0 < _apart(before, after) < (0.05 if _exact_int8() else 0.25)
     assert "in a batch of 64" in result.stdout
     assert (target / "model.onnx").stat().st_size < 0.6 * source.stat().st_size
 

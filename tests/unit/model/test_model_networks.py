@@ -11,6 +11,7 @@ import torch
 from model.cells import CELLS
 from model.errors import ModelError
 from model.networks import ForecastNetwork, LanguageNetwork, Network, NetworkConfig, build, keep_for
+from model.trainer import computes_bfloat16
 
 EACH_CELL = pytest.mark.parametrize("cell", CELLS)
 LANGUAGE = NetworkConfig(
@@ -70,7 +71,7 @@ def test_language_answers_log_probabilities() -> None:
 def test_state_shape_and_dtype(cell: str) -> None:
     """The state is h, and c if the cell has one, each [layers, batch, hidden] in float32, under autocast too."""
     network = _network(replace(LANGUAGE, cell=cell))
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=computes_bfloat16()):
         outputs, state = network(_inputs(LANGUAGE), network.initial_state(3))
     assert outputs.dtype == torch.float32
     assert len(state) == len(CELLS[cell].states) == (1 if cell in ("rnn", "gru") else 2)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from model import training
 from model.errors import CheckpointError, ModelError
 from model.evaluation import closed_loop, evaluate, one_step_errors
 from model.files import read_tensors, write_tensors
@@ -186,14 +187,21 @@ def test_best_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("matrix_units", [True, False])
 def test_precision_is_chosen_for_speed(matrix_units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` means bfloat16 for the gated cells of a language network on matrix units; what is said is done."""
+    """`auto` means bfloat16 for the gated cells of a language network on matrix units; what is said is done, or refused
+    where the processor cannot."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": matrix_units})
     auto = replace(OPTIONS, precision="auto")
     gated = {choose_precision(replace(auto, cell=cell)) for cell in CELLS if cell != "rnn"}
     assert gated == {"bfloat16" if matrix_units else "float32"}
     assert choose_precision(replace(auto, cell="rnn")) == "float32"
     assert choose_precision(replace(auto, kind="csv")) == "float32"
-    assert choose_precision(replace(auto, cell="rnn", precision="bfloat16")) == "bfloat16"
+    monkeypatch.setattr(training, "computes_bfloat16", lambda: matrix_units)
+    asked = replace(auto, cell="rnn", precision="bfloat16")
+    if matrix_units:
+        assert choose_precision(asked) == "bfloat16"
+    else:
+        with pytest.raises(ModelError, match="cannot compute it"):
+            choose_precision(asked)
 
 
 def test_time_bounds_a_training() -> None:
