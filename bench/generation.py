@@ -4,7 +4,7 @@ a prefill beside it does to the gaps between tokens, and how near a prefill alon
     python -m bench.generation [--onnx FILE] [--streams 64] [--steps 256] [--prefill 10000] [--rounds 5] [--out FILE]
 
 ``--onnx`` takes the model of the comparison of model servers (bench/yardstick.py: a 2x128 LSTM over 96 symbols);
-without it, the shipped language model. SQLite commits are on, in a fresh folder. In each round all parts take their
+without it, an untrained one as large. SQLite commits are on, in a fresh folder. In each round all parts take their
 turn: machines are noisy, so compare figures of one run with each other. Every figure is the median of the rounds.
 """
 

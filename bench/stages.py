@@ -2,8 +2,8 @@
 
     python -m bench.stages [--onnx FILE] [--sessions 64] [--seconds 8] [--docs docs/performance.md]
 
-``--onnx`` takes the model of the comparison of model servers (bench/yardstick.py); without it, the shipped language
-model. The server is the real one, with SQLite commits, in a process of its own whose main thread is interrupted after
+``--onnx`` takes the model of the comparison of model servers (bench/yardstick.py); without it, an untrained
+one as large. The server is the real one, with SQLite commits, in a process of its own whose main thread is interrupted after
 every millisecond of CPU time: each time the stage is noted that the innermost function belongs to. What a function
 calls in C (ONNX Runtime, SQLite, the kernel) counts as its own. ``--docs`` writes the table into a page, between marks.
 """
@@ -130,7 +130,7 @@ def main() -> None:
         sampled(sys.argv[2], sys.argv[3:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--onnx", type=Path, help="model of the comparison; the shipped language model unless told")
+    parser.add_argument("--onnx", type=Path, help="model of the comparison; an untrained one as large unless told")
     parser.add_argument("--sessions", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=8.0, help="of the profile")
     parser.add_argument("--docs", type=Path, help="page whose table is to be written")

@@ -4,7 +4,7 @@
 
 64 connections with one step in flight, with 16, and with chunks of 100 steps, in JSON and binary, against a server of
 its own with SQLite commits on. ``--onnx`` takes the model of the comparison of model servers (see bench/yardstick.py: a
-2x128 LSTM over 96 symbols); without it, the shipped language model. Machines are noisy: each round has all of them in
+2x128 LSTM over 96 symbols); without it, an untrained one as large. Machines are noisy: each round has all of them in
 turn, and every figure is the median of the rounds.
 """
 
@@ -49,7 +49,7 @@ CASES = [Case(f, steps, binary) for f, steps in ((1, 1), (16, 1), (1, 100)) for 
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.stream")
-    parser.add_argument("--onnx", type=Path, help="the model of the comparison; the shipped language model unless told")
+    parser.add_argument("--onnx", type=Path, help="the model of the comparison; an untrained one as large unless told")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--out", type=Path, help="JSON report to write")

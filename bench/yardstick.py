@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from bench.serving import SHIPPED
+from bench import untrained
 from service.artifact import SIGNATURE_KEY, Signature, StateSpec, TensorSpec
 
 NAMES = ["ours", "ours_procs"]
@@ -64,11 +64,14 @@ def adopt(source: Path, target: Path) -> None:
 
 
 def repository(onnx_path: Path | None, folder: Path) -> tuple[Path, str]:
-    """A model repository in the folder with the model, and its name there; without one, what is shipped."""
+    """A model repository in the folder with the model, and its name there; without one, an untrained one as large."""
+    models = folder / "models"
+    path = models / "yardstick" / "1" / "model.onnx"
     if onnx_path is None:
-        return SHIPPED, "language"
-    adopt(onnx_path, folder / "models" / "yardstick" / "1" / "model.onnx")
-    return folder / "models", "yardstick"
+        untrained.write(path, LAYERS, HIDDEN)
+    else:
+        adopt(onnx_path, path)
+    return models, "yardstick"
 
 
 def read(headers: dict[str, str], body: bytes) -> tuple[int, float]:
