@@ -2,8 +2,8 @@
 
     python -m bench.stages [--onnx FILE] [--sessions 64] [--seconds 8] [--docs docs/performance.md]
 
-``--onnx`` takes the model of the comparison of model servers (bench/yardstick.py); without it, an untrained
-one as large. The server is the real one, with SQLite commits, in a process of its own whose main thread is interrupted after
+``--onnx`` takes the model of the comparison of model servers (bench/yardstick.py); without it, an untrained one as
+large. The server is the real one, with SQLite commits, in a process of its own whose main thread is interrupted after
 every millisecond of CPU time: each time the stage is noted that the innermost function belongs to. What a function
 calls in C (ONNX Runtime, SQLite, the kernel) counts as its own. ``--docs`` writes the table into a page, between marks.
 """
