@@ -32,7 +32,8 @@ class Connection(HttpToolsProtocol):
     Mutable state beside uvicorn's own: ``_reading`` (the exchange whose request is being read), ``_answering`` (the
     exchange, or uvicorn's cycle, whose answer comes next), ``_quiet_since`` (loop time since which there was none),
     ``_between`` (whether the parser waits for a request), ``_heads`` (those of short requests that were parsed, each
-    with its session and the length of its body), ``_head`` (bytes that came since a head began; -1 between heads).
+    with its session and the length of its body), ``_head`` (bytes that came since a head began; -1 between heads),
+    ``_upgrading`` (a stream waits for the answers that are due before it).
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - uvicorn's own
@@ -45,6 +46,7 @@ class Connection(HttpToolsProtocol):
         self._between = True
         self._heads: dict[bytes, tuple[str, int]] = {}
         self._head = -1
+        self._upgrading = False
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``. A head that was parsed before means the same again: clients repeat theirs to the
@@ -92,9 +94,10 @@ class Connection(HttpToolsProtocol):
         self._stop_timer()
 
     def handle_websocket_upgrade(self) -> None:
-        """The connection is somebody else's from here on, unless an answer is still to be written to it."""
-        if self._answering is not None:
-            self.send_400_response("an upgrade was sent ahead")
+        """The connection is somebody else's, as soon as no answer is to be written to it any more."""
+        self._upgrading = self._answering is not None
+        if self._upgrading:
+            self.flow.pause_reading()
             return
         self._stop_timer()
         super().handle_websocket_upgrade()
@@ -186,6 +189,9 @@ class Connection(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+            return
+        if self._upgrading:
+            self.handle_websocket_upgrade()
             return
         self._quiet_since = self.loop.time()
         if self.timeout_keep_alive_task is None:

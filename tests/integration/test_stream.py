@@ -100,8 +100,8 @@ def test_a_stream_on_a_connection_that_was_used_before(client: httpx.Client, ser
         assert stream.status == 404
         stream.socket.sendall(handshake(f"{session}/stream"))
         head = b""
-        while b"\r\n\r\n" not in head:
-            head += stream.socket.recv(1)
+        while b"\r\n\r\n" not in head and (more := stream.socket.recv(1)):
+            head += more
         assert b"101 Switching Protocols" in head
         stream._rest = b""
         stream.send(request(1))

@@ -133,16 +133,28 @@ async def test_a_head_that_does_not_end_is_refused(served: Served) -> None:
     assert (await client.answer())[0] == 400
 
 
-async def test_no_stream_begins_before_the_answers_that_are_due(served: Served) -> None:
-    """An upgrade that was sent ahead of an answer is none: that would be written between the stream's frames."""
+async def test_no_stream_begins_before_the_answers_that_are_due() -> None:
+    """An upgrade that was sent ahead waits for them: they would else be written between the stream's frames."""
+    upgraded: list[bytes] = []
+
+    class WebSocket(asyncio.Protocol):
+        def __init__(self, **_: object) -> None: ...
+
+        def data_received(self, data: bytes) -> None:
+            upgraded.append(data)
+
+    served = Served(ws=WebSocket)
+    await served.start()
     client = await served.client()
-    client.send(STEP, handshake("/v1/sessions/abc/stream"))
+    client.send(STEP, post("/v1/models", b"first"), handshake("/v1/sessions/abc/stream"))
     reply = (await served.sessions.next())[2]
     await turns()
+    assert upgraded == []
     reply.set_result((answer(5.0), False))
-    told = await client.rest()
-    assert told.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert b"HTTP/1.1 101" not in told
+    assert [(await client.answer())[0] for _ in range(2)] == [200, 200]
+    await until(lambda: upgraded)
+    assert upgraded[0].startswith(b"GET /v1/sessions/abc/stream HTTP/1.1\r\n")
+    await served.close()
 
 
 async def test_an_error_of_the_sessions_is_told(served: Served) -> None:
