@@ -118,6 +118,13 @@ class StoreUnavailable(ServiceError):
     """The store could not commit or load; nothing was acknowledged."""
 
 
+class OutcomeUnknown(StoreUnavailable):
+    """The store was lost before it answered: what was asked may have been applied, or not.
+
+    Nothing was acknowledged; a repeat that names its position is safe, whichever it was.
+    """
+
+
 class MalformedBody(ServiceError):
     """The body is not JSON."""
 

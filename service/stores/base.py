@@ -2,13 +2,13 @@
 
 A store keeps records and knows nothing of models, queues or clients. Its methods block and may be called from several
 threads. What goes wrong underneath (a lock, a full disk, a lost connection) leaves a store as ``StoreUnavailable``
-only; then nothing of the call was committed.
+only; then nothing of the call was committed, or, where it is ``OutcomeUnknown``, all of it may have been.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from service.errors import UndecodableState
 from service.state import Identity, Record
@@ -37,6 +37,8 @@ class Listed:
 
 class Store(ABC):
     """Where sessions are committed. Times are seconds since the epoch, given by the caller."""
+
+    remote: ClassVar[bool] = False  # whether calls wait for a network: they are never made on the event loop
 
     @abstractmethod
     def create(self, records: Sequence[Record]) -> None:
@@ -86,6 +88,17 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def walk(self, cursor: str, limit: int) -> tuple[list[str], str]:
+        """Ids of all owners' sessions, about ``limit`` at a time, and the cursor to go on with.
+
+        The cursor is "" at the start, and again at the end. A session that is there throughout is met at least once.
+        """
+
+    @abstractmethod
+    def remove(self, id: str, revision: int) -> bool:
+        """Drop a session without a memory of it, if it has this revision: it lives elsewhere now."""
+
+    @abstractmethod
     def count(self) -> int:
         """How many sessions are kept. Cheap: it does not walk through them."""
 
@@ -96,6 +109,10 @@ class Store(ABC):
     @abstractmethod
     def check(self) -> None:
         """Whether a commit could succeed now; StoreUnavailable when not."""
+
+    def warnings(self) -> list[str]:
+        """What an operator should know of how the store is set up, a sentence each: what it may lose, and when."""
+        return []
 
     @abstractmethod
     def close(self) -> None:

@@ -95,6 +95,19 @@ class MemoryStore(Store):
         first = heapq.nsmallest(limit, mine, key=lambda r: r.identity.id)
         return [Listed(r.identity, r.position, r.expires_at) for r in first]
 
+    def walk(self, cursor: str, limit: int) -> tuple[list[str], str]:
+        with self._lock:
+            ids = heapq.nsmallest(limit, (id for id in self._records if id > cursor))
+        return ids, ids[-1] if len(ids) == limit else ""
+
+    def remove(self, id: str, revision: int) -> bool:
+        with self._lock:
+            held = self._records.get(id)
+            if held is None or held.revision != revision:
+                return False
+            del self._records[id]
+        return True
+
     def count(self) -> int:
         return len(self._records)
 

@@ -130,6 +130,18 @@ class SqliteStore(Store):
             rows = self._reader.execute(query, (*values, now, limit)).fetchall()
         return [Listed(Identity(*row[:_WIDTH]), *row[_WIDTH:]) for row in rows]
 
+    def walk(self, cursor: str, limit: int) -> tuple[list[str], str]:
+        with errors_mapped("list"), self._read_lock:
+            query = "SELECT id FROM sessions WHERE id>? ORDER BY id LIMIT ?"
+            ids = [row[0] for row in self._reader.execute(query, (cursor, limit))]
+        return ids, ids[-1] if len(ids) == limit else ""
+
+    def remove(self, id: str, revision: int) -> bool:
+        with self._transaction() as db:
+            gone = db.execute("DELETE FROM sessions WHERE id=? AND revision=?", (id, revision)).rowcount
+            _add_to_count(db, -gone)
+        return gone == 1
+
     def count(self) -> int:
         with errors_mapped("count"), self._read_lock:
             return int(self._reader.execute("SELECT value FROM counters WHERE name='sessions'").fetchone()[0])

@@ -7,19 +7,38 @@ import pytest
 
 from service.stores.base import Store
 from service.stores.memory import MemoryStore
+from service.stores.redis import SCRIPTS, RedisStore
+from service.stores.redis_server import Server
 from service.stores.sqlite import SqliteStore
+from tests.support.redis import RedisServer
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis server for all of these tests; each begins with it empty."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+def _on_redis(request: pytest.FixtureRequest, folder: Path) -> Store:
+    server: RedisServer = request.getfixturevalue("redis_server")
+    with server.client() as client:
+        client.flushall()
+    return RedisStore(Server.at(server.url, SCRIPTS))
+
 
 # Each store there is, made in a folder of its own. A new store is added here, and nowhere else in these tests.
-STORES: dict[str, Callable[[Path], Store]] = {
-    "memory": lambda folder: MemoryStore(),
-    "sqlite": lambda folder: SqliteStore(folder / "sessions.db", fsync=False),
-    "sqlite-fsync": lambda folder: SqliteStore(folder / "sessions.db", fsync=True),
+STORES: dict[str, Callable[[pytest.FixtureRequest, Path], Store]] = {
+    "memory": lambda request, folder: MemoryStore(),
+    "sqlite": lambda request, folder: SqliteStore(folder / "sessions.db", fsync=False),
+    "sqlite-fsync": lambda request, folder: SqliteStore(folder / "sessions.db", fsync=True),
+    "redis": _on_redis,
 }
 
 
 @pytest.fixture(params=list(STORES.values()), ids=list(STORES))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """Each store, empty."""
-    made: Store = request.param(tmp_path)
+    made: Store = request.param(request, tmp_path)
     yield made
     made.close()

@@ -177,3 +177,51 @@ def test_housekeeping_and_checks_change_nothing(store: Store) -> None:
     store.maintain()
     assert kept(store, "a") == plain(session)
     assert store.count() == 1
+
+
+def walked(store: Store) -> set[str]:
+    """Every session that a walk meets, a few at a time."""
+    met: set[str] = set()
+    cursor = ""
+    for _ in range(1_000):
+        ids, cursor = store.walk(cursor, 3)
+        met |= set(ids)
+        if not cursor:
+            return met
+    raise AssertionError("the walk did not come to an end")
+
+
+def test_a_walk_meets_every_session_once_at_least(store: Store) -> None:
+    """Whoever owns it; what has ended is not met."""
+    ids = [f"{n:02x}" for n in range(25)]
+    created(store, *ids[:9], owner="me")
+    created(store, *ids[9:])
+    store.end("03", "deleted", 1.0)
+    assert walked(store) == {*ids} - {"03"}
+
+
+def test_a_walk_through_an_empty_store_ends(store: Store) -> None:
+    """There is nothing to meet."""
+    assert walked(store) == set()
+
+
+def test_what_was_removed_is_unknown(store: Store) -> None:
+    """No memory of it stays, nor a place in a listing, nor in the count."""
+    records = created(store, "a", "b")
+    assert store.remove("a", records[0].revision)
+    assert set(store.load(["a", "b"])) == {"b"}
+    assert [s.identity.id for s in store.page("", None, "", 10, 0.0)] == ["b"]
+    assert (store.count(), walked(store)) == (1, {"b"})
+    assert store.expire(START_S + 60.0, 10) == ["b"]
+
+
+def test_only_what_has_not_moved_is_removed(store: Store) -> None:
+    """A session at another revision stays as it is, as does the memory of one that has ended."""
+    (session,) = created(store, "a")
+    store.commit([moved(session, b"on")])
+    assert not store.remove("a", session.revision)
+    assert isinstance(store.load(["a"])["a"], Record)
+    store.end("a", "deleted", 1.0)
+    assert not store.remove("a", 1)
+    assert isinstance(store.load(["a"])["a"], Ended)
+    assert not store.remove("x", 0)

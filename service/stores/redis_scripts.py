@@ -1,0 +1,63 @@
+"""What Redis does in one step: the scripts, and how they find what they compare in a session's value.
+
+The keys of one call may lie anywhere on a single server; in Redis Cluster every key gets a call of its own. Only the
+first bytes of a value are looked at (``redis_value.py`` has the layout), so a script costs little more than the write.
+"""
+
+# Each of KEYS is created with a value and a time to live of ARGV, unless one of them exists: then none is.
+CREATE = """
+for i = 1, #KEYS do
+  if redis.call('EXISTS', KEYS[i]) == 1 then return 0 end
+end
+for i = 1, #KEYS do
+  redis.call('SET', KEYS[i], ARGV[2 * i - 1], 'PX', ARGV[2 * i])
+end
+return 1
+"""
+
+# Compare and set: ARGV holds for each key the mark that its value has to begin with, the next value, its time to live.
+COMMIT = """
+local kept = {}
+for i = 1, #KEYS do
+  if redis.call('GETRANGE', KEYS[i], 0, 8) == ARGV[3 * i - 2] then
+    redis.call('SET', KEYS[i], ARGV[3 * i - 1], 'PX', ARGV[3 * i])
+    kept[i] = '1'
+  else
+    kept[i] = '0'
+  end
+end
+return table.concat(kept)
+"""
+
+# A session becomes the memory of its end. ARGV: the reason, the time, the same as bytes, and '1' to end only what has
+# expired by then. Told for each key: the head of the session that was ended; '+' and the time that it was put off to;
+# '' where there is none, or none whose time can be read.
+END = """
+local told = {}
+for i = 1, #KEYS do
+  local head = redis.call('GETRANGE', KEYS[i], 0, 4095)
+  local kind, whole = string.sub(head, 1, 1), string.len(head) >= 29
+  local expires = whole and struct.unpack('>d', string.sub(head, 18, 25))
+  told[i] = ''
+  if ARGV[4] == '1' and kind == 'S' and whole and expires > tonumber(ARGV[2]) then
+    told[i] = '+' .. string.sub(head, 18, 25)
+  elseif head ~= '' and kind ~= 'E' and (ARGV[4] ~= '1' or (kind == 'S' and whole)) then
+    local length = whole and struct.unpack('>H', string.sub(head, 26, 27)) or 0
+    local owned = whole and string.sub(head, 30, 29 + length) or ''
+    redis.call('SET', KEYS[i], 'E' .. ARGV[3] .. struct.pack('>H', string.len(owned)) .. owned .. ARGV[1])
+    told[i] = head
+  end
+end
+return told
+"""
+
+# Drop each key whose value begins with the mark that ARGV holds for it; how many were dropped.
+DROP = """
+local dropped = 0
+for i = 1, #KEYS do
+  if redis.call('GETRANGE', KEYS[i], 0, string.len(ARGV[i]) - 1) == ARGV[i] then
+    dropped = dropped + redis.call('DEL', KEYS[i])
+  end
+end
+return dropped
+"""
