@@ -6,13 +6,13 @@ import platform
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from service import store_url
 from service.api import generation, handshake, health, models, sessions, steps, streams
 from service.api.asgi import ClientDisconnected
 from service.api.edge import Edge
@@ -27,8 +27,7 @@ from service.models import Model, Models
 from service.sessions.sessions import Sessions
 from service.settings import Settings
 from service.stores.base import Store
-from service.stores.memory import MemoryStore
-from service.stores.sqlite import SqliteStore
+from service.stores.opening import open_store
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +41,6 @@ _PROBLEM: dict[str, Any] = {
 _NAMED = {400: MalformedBody, 404: UnknownPath, 405: WrongMethod}
 
 
-def open_store(settings: Settings) -> Store:
-    """The store that the settings name; StoreUnavailable when it cannot be opened."""
-    if settings.durability == "memory":
-        return MemoryStore()
-    path = Path(settings.store.removeprefix("sqlite:"))
-    return SqliteStore(path, fsync=settings.durability == "fsync")
-
-
 def build(settings: Settings, store: Store | None = None, clock: Clock | None = None) -> Edge:
     """The whole service as an ASGI app; tests pass their own store and clock through the same door.
 
@@ -61,7 +52,7 @@ def build(settings: Settings, store: Store | None = None, clock: Clock | None = 
     clock = clock or SystemClock()
     metrics = Metrics()
     loaded, problems = load_repository(settings.model_repository, settings)
-    store = store or open_store(settings)
+    store = store or open_store(store_url.parse(settings.store), settings.durability, settings.store_replicas)
     served = Models([Model(m, settings, store, clock, metrics) for m in loaded])
     _tell_versions(metrics, served)
     brain = Sessions(served, store, settings, clock, metrics)

@@ -51,14 +51,16 @@ class Model:
         # A chunk that is little longer than a segment is not worth a turn: it runs and is committed with a tick.
         self.whole_steps = self.segment_steps * (2 if self.folds else 1)
         self._stepper = Stepper(engine, store, clock, self.metrics, keep_answer_bytes=settings.keep_answer_bytes)
-        overlaps = settings.overlap == "on" or (settings.overlap == "auto" and engine.provider == "cuda")
+        overlaps = settings.overlap == "on" or (
+            settings.overlap == "auto" and (engine.provider == "cuda" or store.remote)
+        )
         self.batcher: Batcher[ItemWork] = Batcher(
             self._begin_batch if overlaps else self._run_batch,
             finish=self._stepper.finish if overlaps else None,
             name=f"tick-{self.name}-{self.version}",
             max_batch=self.choice.max_batch,
             max_cells=settings.max_cells,
-            inline_s=settings.inline_ms / 1000,
+            inline_s=0.0 if store.remote else settings.inline_ms / 1000,
             capacity=settings.max_queue,
             like=like_length if engine.ragged else same_length,
             clock=clock,

@@ -10,6 +10,7 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service import store_url
 from service.errors import SettingsError
 
 _HOUR_S, _TEN_YEARS_S = 3600.0, 10 * 365 * 86_400.0  # within ten years every time stays a date that can be shown
@@ -30,11 +31,23 @@ class Settings(BaseSettings):
         le=64,
         description="processes that speak HTTP in front of the one that has the engine; 0: one process does all",
     )
-    store: str = Field("sqlite:data/sessions.db", description="where sessions are kept: sqlite:PATH")
+    store: str = Field(
+        "sqlite:data/sessions.db",
+        description="where sessions are kept: sqlite:PATH, redis://HOST:PORT/DB, redis+sentinel://HOST:PORT,.../SERVICE "
+        "or redis+cluster://HOST:PORT,... (rediss: with TLS; valkey: the same)",
+        repr=False,
+    )
+    store_replicas: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="replicas of Redis that have to acknowledge a step before we do; not with a cluster",
+    )
     durability: Literal["memory", "commit", "fsync"] = Field(
         "commit",
         description="what an acknowledged step survives: memory = nothing (the store is not used), commit = the death "
-        "of the process, fsync = a power cut",
+        "of the process, fsync = a power cut (with Redis: as its own log and replicas have it; fsync insists on "
+        "appendfsync always)",
     )
     provider: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="execution provider of ONNX Runtime; cuda refuses to start where CUDA cannot be loaded"
@@ -64,7 +77,7 @@ class Settings(BaseSettings):
     overlap: Literal["auto", "on", "off"] = Field(
         "auto",
         description="whether ticks too long for inline_ms are committed in a thread of their own while the next one is "
-        "computed in another; auto = on a GPU, where computing needs no processor",
+        "computed in another; auto = on a GPU, where computing needs no processor, and with Redis, where committing needs none",
     )
     segment_steps: int = Field(
         64,
@@ -122,11 +135,9 @@ class Settings(BaseSettings):
     def _agree(self) -> Self:
         if self.default_ttl_s > self.max_ttl_s:
             raise ValueError(f"default_ttl_s ({self.default_ttl_s:g}) is larger than max_ttl_s ({self.max_ttl_s:g})")
-        kind, _, path = self.store.partition(":")
-        if kind != "sqlite" or not path:
-            raise ValueError(f"store {self.store!r} is not of the form sqlite:PATH")
-        if path.startswith((":", "file:")):  # SQLite would take these for something else than a file's path
-            raise ValueError(f"store {self.store!r} names no plain file; to keep nothing, choose durability memory")
+        place = store_url.parse(self.store)
+        if self.store_replicas and place.kind not in ("single", "sentinel"):
+            raise ValueError(f"store_replicas is for one Redis server or sentinels, not for {place.kind}")
         return self
 
 

@@ -32,7 +32,9 @@ def router(sessions: Sessions, metrics: Metrics, problems: Sequence[str]) -> API
             status, found = UNAVAILABLE, [error.detail, *found]
         models = [f"{m.name}/{m.version}" for m in sessions.models.all]
         word = "ready" if status != UNAVAILABLE else "unavailable"
-        return JSONResponse({"status": word, "models": models, "problems": found}, status)
+        return JSONResponse(
+            {"status": word, "models": models, "problems": found, "warnings": sessions.warnings}, status
+        )
 
     @routes.get("/metrics", include_in_schema=False)
     def scrape() -> Response:

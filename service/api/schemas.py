@@ -269,8 +269,9 @@ class Problem(BaseModel):
 
 
 class Ready(BaseModel):
-    """Whether the service can take requests, and what it had to leave out."""
+    """Whether the service can take requests, what it had to leave out, and what the store may lose as it is set up."""
 
     status: Literal["ready", "unavailable"]
     models: list[str]
     problems: list[str]
+    warnings: list[str]

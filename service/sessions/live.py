@@ -14,7 +14,7 @@ from typing import TypeGuard
 from msgspec.structs import replace
 
 from service.clock import Clock
-from service.errors import DeadlineExceeded, NotFinite, Overloaded, ServiceError, WriteConflict
+from service.errors import DeadlineExceeded, NotFinite, OutcomeUnknown, Overloaded, ServiceError, WriteConflict
 from service.items import Item, Part, Stepped
 from service.models import Model
 from service.sessions.requests import Advance, Turn, Waiting, bare, folded, outdated, repeated
@@ -271,6 +271,11 @@ class Live:
             self._alone = len(taken)  # one of them is to blame: each runs by itself, so that the others go through
         elif isinstance(outcome, WriteConflict):
             self._conflicted(taken, outcome)
+            return
+        elif isinstance(outcome, OutcomeUnknown):
+            for waiting in taken:
+                resolve(waiting.reply, outcome)
+            self._refresh()  # the record may not be the last one any more
             return
         else:
             for waiting in taken:

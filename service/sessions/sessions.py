@@ -8,7 +8,7 @@ one tick is folded there, work of several ticks takes a turn (``Turns``).
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -66,6 +66,7 @@ class Sessions(Stateless):
         self._waking: dict[tuple[str, str], _Woken] = {}  # sessions that are being loaded, with what waits for that
         self._turns = Turns(store, settings, clock, self._io, self._arena.renew, metrics.replayed.inc)
         self._sweeper: asyncio.Task[None] | None = None
+        self.warnings: list[str] = []  # of the store, as of the last sweep
         metrics.count_sessions(lambda: len(self._arena), store.count)
 
     # ---- life of the service
@@ -264,14 +265,25 @@ class Sessions(Stateless):
         self._metrics.ended.labels(reason).inc()
 
     async def _sweep_forever(self) -> None:
+        await self._try(self._heed)
         while True:
             await asyncio.sleep(self._settings.sweep_interval_s)
-            try:
-                await self.sweep()
-            except ServiceError as error:
-                log.warning("expired sessions could not be swept: %s", error.detail)
-            except Exception:
-                log.exception("expired sessions could not be swept")  # the next search may find them
+            await self._try(self.sweep)
+
+    async def _try(self, housekeeping: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await housekeeping()
+        except ServiceError as error:
+            log.warning("the sessions could not be looked after: %s", error.detail)
+        except Exception:
+            log.exception("the sessions could not be looked after")  # the next time it may go well
+
+    async def _heed(self) -> None:
+        """Log what the store warns of, once."""
+        before, self.warnings = self.warnings, await self._in_io(self._store.warnings)
+        for warning in self.warnings:
+            if warning not in before:
+                log.warning("%s", warning)
 
     async def sweep(self) -> None:
         """End what has expired, forget what ended long ago, tidy up the store."""
@@ -283,6 +295,7 @@ class Sessions(Stateless):
         while await self._in_io(self._store.forget, before, SWEEP_BATCH) == SWEEP_BATCH:
             pass  # a short transaction at a time
         await self._in_io(self._store.maintain)
+        await self._heed()
 
     async def _in_io(self, call: "Callable[..., T]", *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._io, call, *arguments)

@@ -7,13 +7,22 @@ commit. What is not streamed is computed as a draft and committed once, at the e
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from msgspec import structs
 
 from service.clock import Clock
-from service.errors import NothingToContinue, PositionConflict, SessionEnded, ShuttingDown, WriteConflict
+from service.errors import (
+    NothingToContinue,
+    OutcomeUnknown,
+    PositionConflict,
+    ServiceError,
+    SessionEnded,
+    ShuttingDown,
+    WriteConflict,
+)
 from service.items import GrowingAnswer, Item, Part, Stepped, next_record
 from service.models import Model
 from service.sessions.caller import Caller, ClientGone, Gatherer
@@ -111,6 +120,10 @@ class Turns:
                         raise
                     tries += 1
                     await self._renew(live)
+                except OutcomeUnknown:
+                    with suppress(ServiceError):  # told to all who wait for the session, and it is live no more
+                        await self._renew(live)
+                    raise
         finally:
             live.interrupt = None
             live.release()

@@ -1,32 +1,33 @@
 """What Redis does in one step: the scripts, and how they find what they compare in a session's value.
 
-The keys of one call may lie anywhere on a single server; in Redis Cluster every key gets a call of its own. Only the
-first bytes of a value are looked at (``redis_value.py`` has the layout), so a script costs little more than the write.
+The keys of one call may lie anywhere on a single server; in Redis Cluster every key gets a call of its own. Arguments
+that all keys share come first. Only the first bytes of a value are looked at (``redis_value.py`` has the layout), so a script costs little more than the write.
 """
 
-# Each of KEYS is created with a value and a time to live of ARGV, unless one of them exists: then none is.
+# Each of KEYS is created with a value and a time to live of ARGV, unless one of them exists: then none is. 1 or 0.
 CREATE = """
+local made = {}
+local new = redis.call('EXISTS', unpack(KEYS)) == 0
 for i = 1, #KEYS do
-  if redis.call('EXISTS', KEYS[i]) == 1 then return 0 end
+  if new then redis.call('SET', KEYS[i], ARGV[2 * i - 1], 'PX', ARGV[2 * i]) end
+  made[i] = new and 1 or 0
 end
-for i = 1, #KEYS do
-  redis.call('SET', KEYS[i], ARGV[2 * i - 1], 'PX', ARGV[2 * i])
-end
-return 1
+return made
 """
 
 # Compare and set: ARGV holds for each key the mark that its value has to begin with, the next value, its time to live.
+# 1 for each that was kept, 0 for each that was not.
 COMMIT = """
 local kept = {}
 for i = 1, #KEYS do
   if redis.call('GETRANGE', KEYS[i], 0, 8) == ARGV[3 * i - 2] then
     redis.call('SET', KEYS[i], ARGV[3 * i - 1], 'PX', ARGV[3 * i])
-    kept[i] = '1'
+    kept[i] = 1
   else
-    kept[i] = '0'
+    kept[i] = 0
   end
 end
-return table.concat(kept)
+return kept
 """
 
 # A session becomes the memory of its end. ARGV: the reason, the time, the same as bytes, and '1' to end only what has
@@ -51,12 +52,13 @@ end
 return told
 """
 
-# Drop each key whose value begins with the mark that ARGV holds for it; how many were dropped.
+# Drop each key whose value begins with the mark that ARGV holds for it: 1 for each that was, else 0.
 DROP = """
-local dropped = 0
+local dropped = {}
 for i = 1, #KEYS do
+  dropped[i] = 0
   if redis.call('GETRANGE', KEYS[i], 0, string.len(ARGV[i]) - 1) == ARGV[i] then
-    dropped = dropped + redis.call('DEL', KEYS[i])
+    dropped[i] = redis.call('DEL', KEYS[i])
   end
 end
 return dropped

@@ -28,15 +28,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("items",),
     ("views",),
     ("state", "trace", "artifact", "settings", "metrics", "logs", "clock", "sampling", "sockets"),
-    ("errors", "histograms"),
+    ("errors", "histograms", "store_url"),
 )
 LEVEL = {unit: -depth for depth, layer in enumerate(LAYERS) for unit in layer}
 
 # What may be seen of a package from outside, by whom: everything else in it is its own business. None: by everybody.
 DOORS: dict[str, set[str] | None] = {
     "service.stores.base": None,
-    "service.stores.memory": {"app"},
-    "service.stores.sqlite": {"app"},
+    "service.stores.opening": {"app", "command"},
     "service.engine.runtime": None,
     "service.engine.gates": {"models"},
     "service.engine.repository": {"models", "app", "command"},
@@ -68,6 +67,7 @@ OWNED: dict[str, set[str]] = {
     "rich": {"command"},
     "onnxruntime": {"engine"},
     "sqlite3": {"stores"},
+    "redis": {"stores"},
     "prometheus_client": {"metrics", "histograms", "api"},
     "pydantic_settings": {"settings"},
     "msgspec": {"state", "trace", "views", "items", "step", "stores", "sessions", "fronts"},

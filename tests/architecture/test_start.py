@@ -17,6 +17,7 @@ HEAVY = (
     *("model", "export", "bench", "tests", "lstm_serve", "typer", "rich"),  # the command line and the other stations
     *("httpx", "requests", "aiohttp", "fastapi.testclient", "starlette.testclient"),  # clients
     *("pytest", "hypothesis", "unittest", "doctest", "pdb", "numpy.testing", "numpy.f2py", "IPython"),  # tests
+    *("redis", "hiredis"),  # where sessions are in a file
     *("jinja2", "yaml", "watchfiles", "setuptools", "pkg_resources", "tkinter", "curses"),
 )
 ENGINE = ("onnxruntime", "sqlite3", "service.engine", "service.stores.sqlite", "service.app")

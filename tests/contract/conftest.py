@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from service.store_url import parse
 from service.stores.base import Store
 from service.stores.memory import MemoryStore
-from service.stores.redis import SCRIPTS, RedisStore
-from service.stores.redis_server import Server
+from service.stores.opening import open_store
 from service.stores.sqlite import SqliteStore
 from tests.support.redis import RedisServer
 
@@ -24,7 +24,7 @@ def _on_redis(request: pytest.FixtureRequest, folder: Path) -> Store:
     server: RedisServer = request.getfixturevalue("redis_server")
     with server.client() as client:
         client.flushall()
-    return RedisStore(Server.at(server.url, SCRIPTS))
+    return open_store(parse(server.url), "commit")
 
 
 # Each store there is, made in a folder of its own. A new store is added here, and nowhere else in these tests.

@@ -58,7 +58,9 @@ class RedisServer:
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        written = [part for name, value in self._options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+        written = [
+            part for name, value in self._options.items() for part in (f"--{name.replace('_', '-')}", str(value))
+        ]
         with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen([self._program, *written], stdout=log, stderr=log)
         deadline = time.monotonic() + START_LIMIT_S
