@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from bench.errors import BenchError
-from service.app import open_store
+from service import store_url
 from service.clock import SystemClock
 from service.engine.providers import open_session
 from service.engine.repository import load_repository
@@ -21,6 +21,7 @@ from service.sampling import Sampling
 from service.sessions.requests import Advance, Generate
 from service.sessions.sessions import Sessions
 from service.settings import load_settings
+from service.stores.opening import open_store
 from service.views import View
 
 TICKS_S = 0.3  # of CPU time, for ticks of ONNX Runtime alone
@@ -83,7 +84,8 @@ class Inside:
     async def open(cls, models: Path, store: Path, name: str, streams: int) -> "AsyncIterator[Self]":
         """Build them as the server does, and create so many sessions of the model of this name."""
         settings = load_settings(model_repository=models, store=f"sqlite:{store}", provider="cpu")
-        kept, clock, metrics = open_store(settings), SystemClock(), Metrics()
+        kept = open_store(store_url.parse(settings.store), settings.durability)
+        clock, metrics = SystemClock(), Metrics()
         loaded, _ = load_repository(settings.model_repository, settings)
         served = Models([Model(m, settings, kept, clock, metrics) for m in loaded])
         inside = cls(Sessions(served, kept, settings, clock, metrics), served.find(name))

@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     )
     store: str = Field(
         "sqlite:data/sessions.db",
-        description="where sessions are kept: sqlite:PATH, redis://HOST:PORT/DB, redis+sentinel://HOST:PORT,.../SERVICE "
+        description="where sessions are kept: sqlite:PATH, redis://HOST:PORT/DB, redis+sentinel://HOST:PORT,.../NAME "
         "or redis+cluster://HOST:PORT,... (rediss: with TLS; valkey: the same)",
         repr=False,
     )
@@ -77,7 +77,8 @@ class Settings(BaseSettings):
     overlap: Literal["auto", "on", "off"] = Field(
         "auto",
         description="whether ticks too long for inline_ms are committed in a thread of their own while the next one is "
-        "computed in another; auto = on a GPU, where computing needs no processor, and with Redis, where committing needs none",
+        "computed in another; auto = on a GPU, where computing needs no processor, and with Redis, where committing "
+        "needs none",
     )
     segment_steps: int = Field(
         64,

@@ -175,9 +175,11 @@ class Stepper:
             for i in records:
                 outcomes[i] = error
             return outcomes
-        self._observer.committed(len(records), perf_counter() - started)
+        self._observer.committed(kept.count(True), perf_counter() - started)
         for i, ok in zip(records, kept, strict=True):
-            if not ok:
+            if isinstance(ok, StoreUnavailable):
+                outcomes[i] = ok
+            elif not ok:
                 outcomes[i] = WriteConflict("the session was moved by another replica")
         return outcomes
 

@@ -24,7 +24,7 @@ _NODE = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+)(:(?P<port>\d{1,5})
 
 @dataclass(frozen=True, slots=True)
 class StoreUrl:
-    """A store's place. ``path`` is SQLite's; ``nodes`` are (host, port); ``service`` is what sentinels call the master."""
+    """A store's place. ``path``: of SQLite; ``nodes``: (host, port); ``service``: what sentinels call the master."""
 
     kind: Kind
     path: str = ""

@@ -185,7 +185,7 @@ class Arena:
         found: Record | Ended | None = await call.future
         return found
 
-    def _load_batch(self, calls: Sequence[Call[str]]) -> list[Record | Ended | UndecodableState | None]:
+    def _load_batch(self, calls: Sequence[Call[str]]) -> list[Record | Ended | ServiceError | None]:
         found = self._store.load(list({call.item for call in calls}))
         return [found.get(call.item) for call in calls]
 

@@ -115,7 +115,7 @@ class Live:
         self.delivered = self.ordinal = self.ordinal + 1
 
     def _refresh(self) -> None:
-        """Another replica may have moved the session: its record is loaded anew before the next one goes on."""
+        """The session may have moved: its record is loaded anew before the next one goes on."""
         self.phase = Phase.HELD
         self._renewal = asyncio.ensure_future(self._renew(self))
         self._renewal.add_done_callback(self._refreshed)
@@ -176,8 +176,6 @@ class Live:
         self.model.metrics.dropped()
         resolve(waiting.reply, DeadlineExceeded("the request waited too long and was dropped before it ran"))
         return True
-
-    # ---- as the batcher's work
 
     @property
     def since(self) -> float:
@@ -271,16 +269,13 @@ class Live:
             self._alone = len(taken)  # one of them is to blame: each runs by itself, so that the others go through
         elif isinstance(outcome, WriteConflict):
             self._conflicted(taken, outcome)
-            return
-        elif isinstance(outcome, OutcomeUnknown):
-            for waiting in taken:
-                resolve(waiting.reply, outcome)
-            self._refresh()  # the record may not be the last one any more
-            return
         else:
             for waiting in taken:
                 resolve(waiting.reply, outcome)
-        self.release()
+        if isinstance(outcome, WriteConflict | OutcomeUnknown):
+            self._refresh()
+        else:
+            self.release()
 
     def _delivered(self, taken: list[Waiting], shown: tuple[Tensors, ...], record: Record) -> None:
         self.record = record
@@ -296,9 +291,8 @@ class Live:
         self._waiting.extendleft(reversed(taken))
 
     def _conflicted(self, taken: list[Waiting], error: WriteConflict) -> None:
-        """Another replica moved the session: look at it anew, then decide again."""
+        """Another replica moved the session: when it has been looked at anew, it is decided again."""
         self._again([w for w in taken if w.tries < MAX_TRIES])
         for waiting in taken:
             if waiting.tries >= MAX_TRIES:
                 resolve(waiting.reply, error)
-        self._refresh()

@@ -90,12 +90,7 @@ class Sessions(Stateless):
         self._store.close()
 
     async def check(self) -> None:
-        """Whether a step could be served now.
-
-        Raises:
-            StoreUnavailable: the store cannot commit.
-            ServiceError: a loop has ended.
-        """
+        """Whether a step could be served now; StoreUnavailable, or ServiceError where a loop has ended."""
         if not (self.models.alive and self._arena.alive):
             raise ServiceError("a loop of the service has ended; restart it")
         await self._in_io(self._store.check)

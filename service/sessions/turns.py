@@ -21,6 +21,7 @@ from service.errors import (
     ServiceError,
     SessionEnded,
     ShuttingDown,
+    StoreUnavailable,
     WriteConflict,
 )
 from service.items import GrowingAnswer, Item, Part, Stepped, next_record
@@ -239,8 +240,10 @@ class Turns:
         )
 
     async def _put(self, live: Live, record: Record) -> Record:
-        kept = await asyncio.get_running_loop().run_in_executor(self._io, self._store.commit, [record])
-        if not kept[0]:
+        (kept,) = await asyncio.get_running_loop().run_in_executor(self._io, self._store.commit, [record])
+        if isinstance(kept, StoreUnavailable):
+            raise kept
+        if not kept:
             raise WriteConflict("the session was moved by another replica")
         live.committed(record)
         return record

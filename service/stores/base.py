@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from service.errors import UndecodableState
+from service.errors import StoreUnavailable, UndecodableState
 from service.state import Identity, Record
 
 EndReason = Literal["deleted", "expired"]
@@ -45,20 +45,21 @@ class Store(ABC):
         """Keep new sessions, all or none of them. Their ids are new."""
 
     @abstractmethod
-    def load(self, ids: Sequence[str]) -> Mapping[str, Record | Ended | UndecodableState]:
+    def load(self, ids: Sequence[str]) -> Mapping[str, Record | Ended | UndecodableState | StoreUnavailable]:
         """What is known of each id; an id that is not known is missing from the answer.
 
         A session whose bytes cannot be decoded comes back as the error that says so, and the others are not held up
-        by it; the store leaves its bytes as they are. Expired sessions that were not swept yet come back as records.
+        by it; the store leaves its bytes as they are. So does one that lies in a part of the store that cannot be
+        reached. Expired sessions that were not swept yet come back as records.
         """
 
     @abstractmethod
-    def commit(self, records: Sequence[Record]) -> list[bool]:
+    def commit(self, records: Sequence[Record]) -> Sequence[bool | StoreUnavailable]:
         """Keep the next record of several sessions in one transaction, each if its session has not moved.
 
         ``record.revision`` is one more than the revision it started from. False for a record whose session has
-        another revision by now, or is gone: nothing of that record is kept, and the other records are.
-        No id appears twice.
+        another revision by now, or is gone: nothing of that record is kept, and the other records are. A store that
+        has parts tells the error of each record whose part cannot be reached. No id appears twice.
         """
 
     @abstractmethod

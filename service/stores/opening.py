@@ -26,7 +26,14 @@ def open_store(url: StoreUrl, durability: Durability, replicas: int = 0) -> Stor
         return SqliteStore(Path(url.path), fsync=durability == "fsync")
     from service.stores.redis import SCRIPTS, RedisStore
     from service.stores.redis_cluster import Cluster
-    from service.stores.redis_server import Server, pool_of
+    from service.stores.redis_link import Link
+    from service.stores.redis_node import Node, pool_at, pool_of_master
+    from service.stores.redis_server import Server
 
-    link = Cluster(url, SCRIPTS) if url.kind == "cluster" else Server(pool_of(url), SCRIPTS, replicas)
+    link: Link
+    if url.kind == "cluster":
+        link = Cluster(url, SCRIPTS)
+    else:
+        pool = pool_of_master(url) if url.kind == "sentinel" else pool_at(url, *url.nodes[0])
+        link = Server(Node(pool), SCRIPTS, replicas)
     return RedisStore(link, fsync=durability == "fsync", replicas=replicas)

@@ -4,19 +4,19 @@ Owns the keys and the order in which they are written. One key holds one session
 its own slot:
 
     {prefix}:session:{id}                 the session, or the memory of its end (``redis_value.py``)
-    {prefix}:due:{n}                      ids by the time to look whether they have expired, in ``BUCKETS`` sorted sets
+    {prefix}:due:{n}                      "ID MODEL/OWNER" by the time to look whether it has expired, ``BUCKETS`` sets
     {prefix}:over:{n}                     ids of ended sessions by the time of their end
     {prefix}:letters:{owner}              the first letters of an owner's ids
     {prefix}:ids:{letter}:{model}/{owner} an owner's ids in their order, of one model, or of all where it is ""
 
 The session is the truth; the sorted sets find it, and may name one that has gone: they are written before a session is
-made and after it is gone, and whoever meets such a name takes it out. As every commit changes none of them, it is one
-script over the sessions' keys alone. A session that is not swept (no server runs) ends by itself, ``SPARE_S`` after its
-ttl.
+made and after it is gone. The name in ``due`` is the last to go, at the latest when its time has come, and holds all
+that the others are found by. As commits change none of them, each is one script over the sessions' keys alone. A
+session that is not swept (no server runs) ends by itself, ``SPARE_S`` after its ttl.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -32,8 +32,8 @@ BUCKETS = 16
 SPARE_S = 86_400.0
 _HEAD = 4096  # bytes of a value in which its head ends, names included
 _CREATE, _COMMIT = Script(redis_scripts.CREATE), Script(redis_scripts.COMMIT)
-_END, _DROP = Script(redis_scripts.END), Script(redis_scripts.DROP)
-SCRIPTS = (_CREATE, _COMMIT, _END, _DROP)
+_END, _DROP, _TOUCH = Script(redis_scripts.END), Script(redis_scripts.DROP), Script(redis_scripts.TOUCH)
+SCRIPTS = (_CREATE, _COMMIT, _END, _DROP, _TOUCH)
 
 
 class RedisStore(Store):
@@ -49,63 +49,77 @@ class RedisStore(Store):
         self._due = [f"{prefix}:due:{n}" for n in range(BUCKETS)]
         self._over = [f"{prefix}:over:{n}" for n in range(BUCKETS)]
         self._letters, self._ids = f"{prefix}:letters:", f"{prefix}:ids:"
-        self._check = f"{prefix}:check"
+        self._checks = [f"{prefix}:check:{n}" for n in range(BUCKETS)]  # wherever the parts of a cluster are
+        self._synced = False  # whether the servers have told that they keep what ``fsync`` promises
 
     def create(self, records: Sequence[Record]) -> None:
+        self._insist()
         places: list[Command] = []
         for r in records:
             i = r.identity
-            places.append(("ZADD", _bucket(self._due, i.id), r.expires_at, i.id))
+            places.append(("ZADD", _bucket(self._due, i.id), r.expires_at, _name(i.id, i.model, i.owner)))
             places.append(("SADD", self._letters + i.owner, i.id[:1]))
-            places += [("ZADD", key, 0, i.id) for key in self._pages(i.owner, i.model, i.id)]
+            places += [("ZADD", key, 0, i.id) for key in self._pages(i.id, i.model, i.owner)]
         self._link.run(places, "create", writes=True)
         values = list(itertools.chain(*((redis_value.encoded(r), _life_ms(r)) for r in records)))
         keys = [self._sessions + r.identity.id for r in records]
-        if not all(self._link.over(_CREATE, keys, values, "create", ())):
+        if not all(_whole(self._link.over(_CREATE, keys, values, "create"))):
             raise StoreUnavailable("the session store has a session of this id already")
 
-    def load(self, ids: Sequence[str]) -> Mapping[str, Record | Ended | UndecodableState]:
+    def load(self, ids: Sequence[str]) -> Mapping[str, Record | Ended | UndecodableState | StoreUnavailable]:
         values = self._link.values([self._sessions + id for id in ids], "load")
-        return {id: redis_value.decoded(id, value) for id, value in zip(ids, values, strict=True) if value is not None}
+        return {id: _known(id, value) for id, value in zip(ids, values, strict=True) if value is not None}
 
-    def commit(self, records: Sequence[Record]) -> list[bool]:
+    def commit(self, records: Sequence[Record]) -> Sequence[bool | StoreUnavailable]:
+        self._insist()
         keys = [self._sessions + r.identity.id for r in records]
         told: list[object] = []
         for r in records:
             told += redis_value.mark(r.revision - 1), redis_value.encoded(r), _life_ms(r)
-        return [flag == 1 for flag in self._link.over(_COMMIT, keys, told, "commit", ())]
+        replies = self._link.over(_COMMIT, keys, told, "commit")
+        return [reply if isinstance(reply, StoreUnavailable) else reply == 1 for reply in replies]
 
     def end(self, id: str, reason: EndReason, now: float) -> bool:
-        return bool(self._ended([id], reason, now))
+        (head,) = self._told_end([id], reason, now)
+        if head in (b"", redis_value.ENDED):
+            return False
+        self._link.run(self._tidied(id, *redis_value.whose(head), now), "end", writes=True)
+        return True
 
     def expire(self, now: float, limit: int) -> list[str]:
         while due := self._first(self._due, now, limit):
-            if ended := self._ended(due, "expired", now):
+            names = [_parts(name) for name in due]
+            ended, tidied = [], list[Command]()
+            for (id, model, owner), head in zip(
+                names, self._told_end([id for id, *_ in names], "expired", now), strict=True
+            ):
+                if (at := redis_value.put_off(head)) is not None:
+                    tidied.append(("ZADD", _bucket(self._due, id), "XX", at, _name(id, model, owner)))
+                    continue
+                tidied += self._tidied(id, model, owner, now if head else None)
+                if head not in (b"", redis_value.ENDED):
+                    ended.append(id)
+            self._link.run(tidied, "end", writes=True)
+            if ended:
                 return ended
         return []
 
-    def _ended(self, ids: Sequence[str], reason: EndReason, now: float) -> list[str]:
-        """End sessions, those that are to expire only if they have; take all out of the indices that are not there."""
-        last = (reason, repr(now), redis_value.time(now), int(reason == "expired"))
-        told = self._link.over(_END, [self._sessions + id for id in ids], (), "end", last)
-        heads = dict(zip(ids, told, strict=True))
-        off = {id: at for id, head in heads.items() if (at := redis_value.put_off(head)) is not None}
-        ended = [id for id, head in heads.items() if head and id not in off]
-        tidied: list[Command] = [("ZADD", _bucket(self._due, id), "XX", at, id) for id, at in off.items()]
-        for id, head in heads.items():
-            if id not in off:
-                tidied.append(("ZREM", _bucket(self._due, id), id))
-        for id in ended:
-            tidied.append(("ZADD", _bucket(self._over, id), now, id))
-            tidied += [("ZREM", key, id) for key in self._pages(*redis_value.whose(heads[id]), id)]
-        self._link.run(tidied, "end", writes=True)
-        return ended
+    def _told_end(self, ids: Sequence[str], reason: EndReason, now: float) -> list[bytes]:
+        """End sessions, those that are to expire only if they have; see the script for what is told of each."""
+        shared = (reason, repr(now), redis_value.time(now), int(reason == "expired"))
+        return _whole(self._link.over(_END, [self._sessions + id for id in ids], (), "end", shared))
+
+    def _tidied(self, id: str, model: str, owner: str, over: float | None) -> list[Command]:
+        """What takes a session that has gone out of the sets, and notes the memory of it, if there is one."""
+        noted: list[Command] = [] if over is None else [("ZADD", _bucket(self._over, id), over, id)]
+        pages = [("ZREM", key, id) for key in self._pages(id, model, owner)]
+        return [*noted, *pages, ("ZREM", _bucket(self._due, id), _name(id, model, owner))]
 
     def forget(self, before: float, limit: int) -> int:
         dropped = 0
         while dropped < limit and (old := self._first(self._over, f"({before!r}", limit - dropped)):
             marks = [redis_value.ENDED] * len(old)
-            dropped += sum(self._link.over(_DROP, [self._sessions + id for id in old], marks, "forget", ()))
+            dropped += sum(_whole(self._link.over(_DROP, [self._sessions + id for id in old], marks, "forget")))
             self._link.run([("ZREM", _bucket(self._over, id), id) for id in old], "forget", writes=True)
         return dropped
 
@@ -114,19 +128,17 @@ class RedisStore(Store):
         (head,) = self._link.run([("GETRANGE", key, 0, _HEAD - 1)], "remove")
         if not head.startswith(redis_value.mark(revision)):
             return False
-        places: list[Command] = [("ZREM", k, id) for k in self._pages(*redis_value.whose(head), id)]
-        places.append(("ZREM", _bucket(self._due, id), id))
-        if self._link.over(_DROP, [key], [redis_value.mark(revision)], "remove", ()) != [1]:
+        if _whole(self._link.over(_DROP, [key], [redis_value.mark(revision)], "remove")) != [1]:
             return False
-        self._link.run(places, "remove", writes=True)
+        self._link.run(self._tidied(id, *redis_value.whose(head), None), "remove", writes=True)
         return True
 
     def page(self, owner: str, model: str | None, after: str, limit: int, now: float) -> list[Listed]:
         found: list[Listed] = []
         for ids in self._listed(owner, model, after, limit):
-            values = self._link.values([self._sessions + id for id in ids], "list")
+            values = _whole(self._link.values([self._sessions + id for id in ids], "list"))
             for id, value in zip(ids, values, strict=True):
-                known = redis_value.decoded(id, value) if value is not None else None
+                known = _known(id, value) if value is not None else None
                 if isinstance(known, Record) and known.expires_at > now:
                     found.append(Listed(known.identity, known.position, known.expires_at))
             if len(found) >= limit:
@@ -153,7 +165,7 @@ class RedisStore(Store):
     def walk(self, cursor: str, limit: int) -> tuple[list[str], str]:
         bucket, _, place = (cursor or "0:0").partition(":")
         ((following, found),) = self._link.run([("ZSCAN", self._due[int(bucket)], place, "COUNT", limit)], "list")
-        ids = [raw.decode() for raw in found[::2]]
+        ids = [_parts(raw.decode())[0] for raw in found[::2]]
         if following != b"0":
             return ids, f"{bucket}:{following.decode()}"
         return ids, f"{int(bucket) + 1}:0" if int(bucket) + 1 < BUCKETS else ""
@@ -165,12 +177,21 @@ class RedisStore(Store):
         """Nothing to do: the server does its own housekeeping."""
 
     def check(self) -> None:
-        if self._fsync and not all(syncs(told) for told in self._link.info()):
-            raise StoreUnavailable(
-                "durability is fsync, and the session store does not promise it: it needs appendonly yes and "
-                "appendfsync always (and CONFIG GET has to be allowed, to see that)"
-            )
-        self._link.run([("SET", self._check, 1)], "commit")
+        if self._fsync:
+            self._synced = all(syncs(told) for told in self._link.info())
+            if not self._synced:
+                raise StoreUnavailable(
+                    "durability is fsync, and the session store does not promise it: it needs appendonly yes and "
+                    "appendfsync always (and CONFIG GET has to be allowed, to see that)"
+                )
+        told = self._link.over(_TOUCH, self._checks, (), "commit")
+        if all(isinstance(reply, Exception) for reply in told):  # a part of a cluster that is left can serve
+            _whole(told)
+
+    def _insist(self) -> None:
+        """Nothing is committed before it is known that it will last as it was promised to."""
+        if self._fsync and not self._synced:
+            self.check()
 
     def warnings(self) -> list[str]:
         return list(dict.fromkeys(s for told in self._link.info() for s in advice(told, self._replicas)))
@@ -178,7 +199,7 @@ class RedisStore(Store):
     def close(self) -> None:
         self._link.close()
 
-    def _pages(self, owner: str, model: str, id: str) -> tuple[str, str]:
+    def _pages(self, id: str, model: str, owner: str) -> tuple[str, str]:
         """The two sorted sets that list a session."""
         return self._place(id[:1], "", owner), self._place(id[:1], model, owner)
 
@@ -189,6 +210,30 @@ class RedisStore(Store):
         """Ids up to a time, out of all buckets, at most ``limit``."""
         found = self._link.run([("ZRANGEBYSCORE", key, "-inf", until, "LIMIT", 0, limit) for key in keys], "expire")
         return [raw.decode() for raw in itertools.islice(itertools.chain(*found), limit)]
+
+
+def _whole(replies: list[Any]) -> list[Any]:
+    """Replies, where none of them is to be an error."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
+def _known(id: str, value: bytes | StoreUnavailable) -> Record | Ended | UndecodableState | StoreUnavailable:
+    return value if isinstance(value, StoreUnavailable) else redis_value.decoded(id, value)
+
+
+def _name(id: str, model: str, owner: str) -> str:
+    """A session in ``due``."""
+    return f"{id} {model}/{owner}"
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    """Id, model and owner: the inverse of ``_name``."""
+    id, _, whose = name.partition(" ")
+    model, _, owner = whose.partition("/")
+    return id, model, owner
 
 
 def _bucket(keys: Sequence[str], id: str) -> str:

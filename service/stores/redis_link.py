@@ -38,14 +38,17 @@ class Link(Protocol):
         """The replies to some commands, each of one key."""
         ...
 
-    def values(self, keys: Sequence[str], doing: str) -> list[bytes | None]:
-        """What stands under some keys."""
+    def values(self, keys: Sequence[str], doing: str) -> list[Any]:
+        """What stands under some keys: bytes, None, or the error of a key whose node cannot be reached."""
         ...
 
-    def over(self, script: Script, keys: Sequence[str], each: Sequence[Any], doing: str, shared: Sequence[Any]) -> Any:
+    def over(
+        self, script: Script, keys: Sequence[str], each: Sequence[Any], doing: str, shared: Sequence[Any] = ()
+    ) -> list[Any]:
         """Run a script over some keys: its replies, one for each; ``each`` holds as many arguments for every key.
 
-        On one server that is one step. In a cluster it is one for each key.
+        On one server that is one step. In a cluster it is one for each key: a reply is the error of a key whose node
+        cannot be reached.
         """
         ...
 

@@ -1,7 +1,8 @@
 """What Redis does in one step: the scripts, and how they find what they compare in a session's value.
 
 The keys of one call may lie anywhere on a single server; in Redis Cluster every key gets a call of its own. Arguments
-that all keys share come first. Only the first bytes of a value are looked at (``redis_value.py`` has the layout), so a script costs little more than the write.
+that all keys share come first. Only the first bytes of a value are looked at (``redis_value.py`` has the layout), so a
+script costs little more than the write.
 """
 
 # Each of KEYS is created with a value and a time to live of ARGV, unless one of them exists: then none is. 1 or 0.
@@ -32,14 +33,14 @@ return kept
 
 # A session becomes the memory of its end. ARGV: the reason, the time, the same as bytes, and '1' to end only what has
 # expired by then. Told for each key: the head of the session that was ended; '+' and the time that it was put off to;
-# '' where there is none, or none whose time can be read.
+# 'E' where it had ended; '' where there is none, or none whose time can be read.
 END = """
 local told = {}
 for i = 1, #KEYS do
   local head = redis.call('GETRANGE', KEYS[i], 0, 4095)
   local kind, whole = string.sub(head, 1, 1), string.len(head) >= 29
   local expires = whole and struct.unpack('>d', string.sub(head, 18, 25))
-  told[i] = ''
+  told[i] = kind == 'E' and 'E' or ''
   if ARGV[4] == '1' and kind == 'S' and whole and expires > tonumber(ARGV[2]) then
     told[i] = '+' .. string.sub(head, 18, 25)
   elseif head ~= '' and kind ~= 'E' and (ARGV[4] ~= '1' or (kind == 'S' and whole)) then
@@ -62,4 +63,14 @@ for i = 1, #KEYS do
   end
 end
 return dropped
+"""
+
+# Write something small under each key: whether that is possible is what is asked.
+TOUCH = """
+local touched = {}
+for i = 1, #KEYS do
+  redis.call('SET', KEYS[i], 1)
+  touched[i] = 1
+end
+return touched
 """

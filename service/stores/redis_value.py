@@ -4,7 +4,7 @@
     ended    "E" at:8 owner:2 owner reason
 
 Big-endian; times are doubles; of owner and model the lengths stand before them. What the scripts look at stands at
-fixed places in front. ``rest`` is MessagePack: what else the identity has, the checksum, output, answers, row and trace.
+fixed places in front. ``rest`` is MessagePack: what else the identity has, the checksum, output, answers, row, trace.
 """
 
 import struct
@@ -63,8 +63,8 @@ def decoded(id: str, value: bytes) -> Record | Ended | UndecodableState:
         if kind != b"S" or check != checksum(position, revision, row, output, answers, trace):
             return UndecodableState("the stored state of the session is damaged: its checksum does not fit", owner)
         # Thousands may be live that have owner, model, version and fingerprint in common.
-        names = map(sys.intern, (owner, model, version, fingerprint))
-        identity = Identity(id, *names, ttl_s, created_at, gates)
+        owner, model, version, fingerprint = map(sys.intern, (owner, model, version, fingerprint))
+        identity = Identity(id, owner, model, version, fingerprint, ttl_s, created_at, gates)
         return Record(identity, position, revision, row, output, decode_answers(answers), expires_at, trace)
     except UndecodableState as error:
         return UndecodableState(error.detail, owner)
@@ -73,9 +73,9 @@ def decoded(id: str, value: bytes) -> Record | Ended | UndecodableState:
 
 
 def whose(head: bytes) -> tuple[str, str]:
-    """Owner and model of a session, from the first bytes of its value: so its places in the indices are found."""
+    """Model and owner of a session, from the first bytes of its value: so its places in the indices are found."""
     owner, model, _ = _parts(head) if len(head) >= _HEAD.size else ("", "", b"")
-    return owner, model
+    return model, owner
 
 
 def _parts(value: bytes) -> tuple[str, str, bytes]:

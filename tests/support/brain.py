@@ -8,7 +8,7 @@ import numpy as np
 
 from service.engine.repository import LoadedModel
 from service.engine.runtime import Engine
-from service.errors import UndecodableState
+from service.errors import StoreUnavailable, UndecodableState
 from service.metrics import Metrics
 from service.models import Model, Models
 from service.sampling import Sampling
@@ -92,7 +92,7 @@ class Brain:
         """From now on the first load stands at the first gate, each later one at the second."""
         gates, load, begun = (Gate(), Gate()), self.store.load, iter([0])
 
-        def held(ids: Sequence[str]) -> Mapping[str, Record | Ended | UndecodableState]:
+        def held(ids: Sequence[str]) -> Mapping[str, Record | Ended | UndecodableState | StoreUnavailable]:
             gates[next(begun, 1)].pass_through()
             return load(ids)
 

@@ -3,10 +3,10 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from service.engine.runtime import Engine, Run
-from service.errors import StoreUnavailable, UndecodableState
+from service.errors import OutcomeUnknown, StoreUnavailable, UndecodableState
 from service.state import Chunk, Record
 from service.stores.base import Ended, EndReason, Listed, Store
 
@@ -107,6 +107,7 @@ class FaultyStore(Store):
         self.commits: list[list[Record]] = []  # what each commit was asked to keep
         self.loads: list[list[str]] = []
         self.commits_fail = False
+        self.lost: Literal["before", "after", None] = None  # whether commits are kept, and nobody hears of it
         self.closed = False
         self.maintained = 0
         self.loads_fail = False
@@ -118,13 +119,13 @@ class FaultyStore(Store):
         self._check(self.commits_fail)
         self.inner.create(records)
 
-    def load(self, ids: Sequence[str]) -> Mapping[str, Record | Ended | UndecodableState]:
+    def load(self, ids: Sequence[str]) -> Mapping[str, Record | Ended | UndecodableState | StoreUnavailable]:
         """See ``Store``."""
         self.loads.append(list(ids))
         self._check(self.loads_fail)
         return self.inner.load(ids)
 
-    def commit(self, records: Sequence[Record]) -> list[bool]:
+    def commit(self, records: Sequence[Record]) -> Sequence[bool | StoreUnavailable]:
         """See ``Store``."""
         self.commits.append(list(records))
         self.gate.pass_through()
@@ -132,7 +133,10 @@ class FaultyStore(Store):
         self._check(self.commits_fail)
         if self.crash is not None:
             raise self.crash
-        return self.inner.commit(records)
+        kept = self.inner.commit(records) if self.lost != "before" else []
+        if self.lost is not None:
+            raise OutcomeUnknown("the answer is lost on demand")
+        return kept
 
     def end(self, id: str, reason: EndReason, now: float) -> bool:
         """See ``Store``."""
@@ -151,6 +155,14 @@ class FaultyStore(Store):
     def page(self, owner: str, model: str | None, after: str, limit: int, now: float) -> list[Listed]:
         """See ``Store``."""
         return self.inner.page(owner, model, after, limit, now)
+
+    def walk(self, cursor: str, limit: int) -> tuple[list[str], str]:
+        """See ``Store``."""
+        return self.inner.walk(cursor, limit)
+
+    def remove(self, id: str, revision: int) -> bool:
+        """See ``Store``."""
+        return self.inner.remove(id, revision)
 
     def count(self) -> int:
         """See ``Store``."""
