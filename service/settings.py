@@ -20,7 +20,9 @@ PREFIX = "LSTM_SERVE_"
 class Settings(BaseSettings):
     """What an operator may choose; a wrong value or combination stops the start."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, allow_inf_nan=False)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     model_repository: Path = Field(Path("model_repository"), description="folder of NAME/VERSION/model.onnx")
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -138,7 +140,7 @@ class Settings(BaseSettings):
             raise ValueError(f"default_ttl_s ({self.default_ttl_s:g}) is larger than max_ttl_s ({self.max_ttl_s:g})")
         place = store_url.parse(self.store)
         if self.store_replicas and place.kind not in ("single", "sentinel"):
-            raise ValueError(f"store_replicas is for one Redis server or sentinels, not for {place.kind}")
+            raise ValueError(f"store_replicas ({self.store_replicas}) is for one Redis, not for {place.kind}")
         return self
 
 

@@ -17,7 +17,7 @@ _PORTS = {"single": 6379, "cluster": 6379, "sentinel": 26379}
 _FORMS = "sqlite:PATH, redis://HOST:PORT/DB, redis+sentinel://HOST:PORT,.../SERVICE or redis+cluster://HOST:PORT,..."
 _REDIS = re.compile(
     r"(?P<scheme>redis|valkey)(?P<tls>s?)(\+(?P<kind>sentinel|cluster))?://"
-    r"((?P<user>[^:@/]*)(:(?P<password>[^@/]*))?@)?(?P<nodes>[^/@?#]+)(/(?P<path>[^?#]*))?"
+    r"((?P<user>[^:@/]*)(:(?P<password>[^@/]*))?@)?(?P<nodes>[^/@?#]+)(/(?P<path>[^?#@]*))?"
 )
 _NODE = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+)(:(?P<port>\d{1,5}))?")
 
@@ -60,8 +60,8 @@ def parse(text: str) -> StoreUrl:
 
 
 def redacted(text: str) -> str:
-    """A store's place without the password, for logs and errors."""
-    return re.sub(r"(://[^:@/]*:)[^@]*@", r"\1...@", text)
+    """A store's place without user and password, for logs and errors, however those are written."""
+    return re.sub(r"://.*@", "://...@", text)
 
 
 def _sqlite(text: str) -> StoreUrl:

@@ -9,7 +9,7 @@ from service.errors import OutcomeUnknown, StoreUnavailable
 from service.stores.redis_link import ANSWER_S, Command, Script, failed
 from service.stores.redis_node import Node
 
-_WAIT_MS = int(ANSWER_S * 500)
+WAIT_MS = int(ANSWER_S * 500)  # how long replicas are waited for
 
 
 class Server:
@@ -64,7 +64,7 @@ class Server:
         self._node.close()
 
     def _wait(self) -> Command:
-        return ("WAIT", self._replicas, _WAIT_MS)
+        return ("WAIT", self._replicas, WAIT_MS)
 
     def _too_few(self, kept: int) -> str:
         return f"{kept} of the {self._replicas} replicas that store_replicas asks for acknowledged in time"

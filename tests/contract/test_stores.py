@@ -151,15 +151,15 @@ def test_of_concurrent_writers_one_wins_each_time(store: Store) -> None:
     assert len(wins) >= 20
 
 
-def test_readers_do_not_see_half_a_commit(store: Store) -> None:
+def test_readers_do_not_see_half_a_commit(undivided: Store) -> None:
     """Sessions committed together are seen together moved, or neither."""
-    pair = created(store, "a", "b")
+    pair = created(undivided, "a", "b")
     stop = threading.Event()
     torn: list[tuple[int, int]] = []
 
     def read() -> None:
         while not stop.is_set():
-            found = store.load(["a", "b"])
+            found = undivided.load(["a", "b"])
             one, other = found["a"], found["b"]
             assert isinstance(one, Record)
             assert isinstance(other, Record)
@@ -170,7 +170,7 @@ def test_readers_do_not_see_half_a_commit(store: Store) -> None:
         reading = threads.submit(read)
         for _ in range(50):
             pair = [moved(r, b"next") for r in pair]
-            store.commit(pair)
+            undivided.commit(pair)
         stop.set()
         reading.result(timeout=10)
     assert torn == []

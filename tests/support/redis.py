@@ -1,18 +1,25 @@
 """A real Redis server for tests: started, killed, paused and started again on the same port and folder."""
 
+import itertools
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import pytest
 import redis
 
+from service.errors import StoreUnavailable
+
 START_LIMIT_S = 20.0
+SLOTS = 16384
+T = TypeVar("T")
 
 
 def needed(program: str = "redis-server") -> str:
@@ -41,6 +48,11 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def bus_port(self) -> object:
+        """Where the nodes of a cluster speak to each other."""
+        return self._options["cluster-port"]
+
+    @property
     def url(self) -> str:
         """Where a store finds it."""
         return f"redis://127.0.0.1:{self.port}"
@@ -58,11 +70,9 @@ class RedisServer:
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        written = [
-            part for name, value in self._options.items() for part in (f"--{name.replace('_', '-')}", str(value))
-        ]
+        options = [[f"--{name.replace('_', '-')}", *str(value).split(" ")] for name, value in self._options.items()]
         with (self._folder / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen([self._program, *written], stdout=log, stderr=log)
+            self._process = subprocess.Popen([self._program, *itertools.chain(*options)], stdout=log, stderr=log)
         deadline = time.monotonic() + START_LIMIT_S
         while True:
             try:
@@ -73,6 +83,11 @@ class RedisServer:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError((self._folder / "redis.log").read_text()[-2000:]) from None
                 time.sleep(0.02)
+
+    def follows(self) -> None:
+        """Wait until this replica has what its master has."""
+        with self.client() as client:
+            _until(lambda: client.info("replication")["master_link_status"] == "up", "the replica does not follow")
 
     def signal(self, number: int) -> None:
         """Send a signal: SIGSTOP pauses it, SIGCONT lets it go on."""
@@ -85,3 +100,49 @@ class RedisServer:
             self.signal(signal.SIGCONT)
             self._process.kill()
             self._process.wait()
+
+
+def eventually(call: Callable[[], T]) -> T:
+    """What a call comes to as soon as the store is there (again)."""
+    deadline = time.monotonic() + START_LIMIT_S
+    while True:
+        try:
+            return call()
+        except StoreUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+@contextmanager
+def cluster(folder: Path, masters: int = 3) -> Iterator[list[RedisServer]]:
+    """Some servers that share the slots among them, up and agreed."""
+    with ExitStack() as stack:
+        servers = []
+        for n in range(masters):
+            (folder / str(n)).mkdir()
+            options = {"cluster-enabled": "yes", "cluster-port": free_port(), "cluster-require-full-coverage": "no"}
+            servers.append(stack.enter_context(RedisServer(folder / str(n), **options)))
+        share = -(-SLOTS // masters)
+        for n, server in enumerate(servers):
+            with server.client() as client:
+                last = min(SLOTS, (n + 1) * share) - 1
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", n * share, last)
+                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
+                client.execute_command("CLUSTER", "MEET", "127.0.0.1", servers[0].port, servers[0].bus_port)
+        _until(lambda: all(_agrees(server, masters) for server in servers), "the cluster does not come together")
+        yield servers
+
+
+def _agrees(server: RedisServer, masters: int) -> bool:
+    with server.client() as client:
+        told = client.execute_command("CLUSTER", "INFO")
+    info = dict(line.split(":") for line in told.decode().split()) if isinstance(told, bytes) else told
+    return (info["cluster_known_nodes"], info["cluster_slots_ok"]) == (str(masters), str(SLOTS))
+
+
+def _until(there: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while not there():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.02)

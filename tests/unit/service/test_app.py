@@ -4,17 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from service.app import build, open_store
+from service.app import build
 from service.errors import ArtifactError, StoreUnavailable
 from service.settings import load_settings
+from service.store_url import parse
 from service.stores.memory import MemoryStore
+from service.stores.opening import Durability, open_store
 from service.stores.sqlite import SqliteStore
 
 
 @pytest.mark.parametrize(("durability", "level"), [("commit", 1), ("fsync", 2)])
-def test_sessions_are_kept_in_sqlite_as_durable_as_told(tmp_path: Path, durability: str, level: int) -> None:
+def test_sessions_are_kept_in_sqlite_as_durable_as_told(tmp_path: Path, durability: Durability, level: int) -> None:
     """The path is the setting's, and ``fsync`` reaches the disk with every commit."""
-    store = open_store(load_settings(store=f"sqlite:{tmp_path}/a/b.db", durability=durability))
+    store = open_store(parse(f"sqlite:{tmp_path}/a/b.db"), durability)
     assert isinstance(store, SqliteStore)
     assert store._writer.execute("PRAGMA synchronous").fetchone() == (level,)
     assert (tmp_path / "a" / "b.db").exists()
@@ -23,7 +25,7 @@ def test_sessions_are_kept_in_sqlite_as_durable_as_told(tmp_path: Path, durabili
 
 def test_who_opts_out_keeps_nothing(tmp_path: Path) -> None:
     """With ``durability=memory`` no file is made."""
-    store = open_store(load_settings(store=f"sqlite:{tmp_path}/a.db", durability="memory"))
+    store = open_store(parse(f"sqlite:{tmp_path}/a.db"), "memory")
     assert isinstance(store, MemoryStore)
     assert list(tmp_path.iterdir()) == []
 

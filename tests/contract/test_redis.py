@@ -1,0 +1,243 @@
+"""What the Redis store promises beyond the contract, against a real server."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.errors import OutcomeUnknown, StoreUnavailable, UndecodableState
+from service.store_url import parse
+from service.stores import redis_server
+from service.stores.base import Store
+from service.stores.opening import open_store
+from service.stores.redis import SPARE_S
+from tests.support.records import START_S, created, kept, moved, plain, record
+from tests.support.redis import RedisServer, eventually
+from tests.support.tcp import Proxy
+
+
+@pytest.fixture
+def server(redis_server: RedisServer) -> RedisServer:
+    """The server that these tests share, empty."""
+    with redis_server.client() as client:
+        client.flushall()
+        client.script_flush()
+    return redis_server
+
+
+@pytest.fixture
+def proxy(server: RedisServer) -> Iterator[Proxy]:
+    """The way to it."""
+    with Proxy(server.port) as running:
+        yield running
+
+
+@pytest.fixture
+def store(proxy: Proxy) -> Iterator[Store]:
+    """A store over the proxy."""
+    opened = open_store(parse(f"redis://127.0.0.1:{proxy.port}"), "commit")
+    yield opened
+    opened.close()
+
+
+def test_a_tick_is_one_round_trip(store: Store, proxy: Proxy) -> None:
+    """However many sessions are committed, or loaded, the server is asked once."""
+    records = created(store, *(f"{n:03}" for n in range(64)))
+    store.commit([moved(r, b"on") for r in records])  # makes the scripts known
+    before = proxy.round_trips
+    assert store.commit([moved(moved(r, b"on"), b"and on") for r in records]) == [True] * 64
+    assert proxy.round_trips == before + 1
+    assert len(store.load([r.identity.id for r in records])) == 64
+    assert proxy.round_trips == before + 2
+
+
+def test_an_answer_that_is_lost_is_told_as_such(store: Store, proxy: Proxy) -> None:
+    """The commit came through, nobody knows; the store is asked again at once, and tells."""
+    (session,) = created(store, "a")
+    after = moved(session, b"on")
+    proxy.cut = "after"
+    with pytest.raises(OutcomeUnknown, match="may have been applied"):
+        store.commit([after])
+    proxy.cut = None
+    assert kept(store, "a") == plain(after)
+    assert store.commit([after]) == [False]
+
+
+def test_a_commit_that_never_arrived_is_told_the_same(store: Store, proxy: Proxy) -> None:
+    """It cannot be told apart; the session stays as it was, and the commit can be sent again."""
+    (session,) = created(store, "a")
+    proxy.cut = "before"
+    with pytest.raises(OutcomeUnknown):
+        store.commit([moved(session, b"on")])
+    with pytest.raises(StoreUnavailable) as lost:
+        store.load(["a"])
+    assert not isinstance(lost.value, OutcomeUnknown)
+    proxy.cut = None
+    eventually(store.check)
+    assert kept(store, "a") == plain(session)
+    assert store.commit([moved(session, b"on")]) == [True]
+
+
+def test_a_server_that_forgot_the_scripts_is_taught_them(store: Store, server: RedisServer) -> None:
+    """After a restart or a failover a script is unknown: it is loaded, and what was asked is done once."""
+    (session,) = created(store, "a")
+    with server.client() as client:
+        client.script_flush()
+    assert store.commit([moved(session, b"on")]) == [True]
+
+
+def test_a_connection_that_went_stale_is_made_anew(store: Store, server: RedisServer) -> None:
+    """What the server closed while nobody spoke, costs no request."""
+    (session,) = created(store, "a")
+    with server.client() as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+    assert store.commit([moved(session, b"on")]) == [True]
+
+
+def test_the_server_drops_by_itself_what_is_long_over(store: Store, server: RedisServer) -> None:
+    """Should no service run, a session leaves the server a day after its ttl; each commit renews that."""
+    (session,) = created(store, "a", ttl_s=60.0)
+    with server.client() as client:
+        (key,) = client.keys("*:session:a")
+        client.pexpire(key, 1000)
+        store.commit([moved(session, b"on")])
+        assert SPARE_S < client.pttl(key) / 1000 <= SPARE_S + 60.0
+
+
+def test_names_of_sessions_that_the_server_dropped_are_tidied_up(store: Store, server: RedisServer) -> None:
+    """A sweep takes what has gone by itself out of every index."""
+    created(store, "a", owner="me")
+    with server.client() as client:
+        client.delete(*client.keys("*:session:a"))
+        assert store.expire(START_S + 60.0, 10) == []
+        assert [key for key in client.keys("*") if b":letters:" not in key] == []
+    assert store.count() == 0
+
+
+def test_an_end_whose_rest_was_lost_is_finished_by_the_sweep(store: Store, server: RedisServer) -> None:
+    """A memory that no index names would stay for ever: the sweep notes it when the session's time has come."""
+    created(store, "a", owner="me")
+    with server.client() as client:
+        before = {
+            key: client.zrange(key, 0, -1, withscores=True)
+            for key in client.keys("*")
+            if b":ses" not in key and b":letters:" not in key
+        }
+        store.end("a", "deleted", START_S)
+        client.delete(*client.keys("*:over:*"))
+        for key, members in before.items():
+            client.zadd(key, dict(members))
+    assert store.expire(START_S + 60.0, 10) == []
+    assert store.page("me", None, "", 10, 0.0) == []
+    assert (store.count(), store.forget(START_S + 100.0, 10)) == (0, 1)
+    assert store.load(["a"]) == {}
+
+
+@pytest.mark.parametrize("value", [b"", b"garbage", b"S" + b"\0" * 40, b"E123"])
+def test_foreign_bytes_are_named(store: Store, server: RedisServer, value: bytes) -> None:
+    """What stands under a session's key and is no session, is an error and is left alone."""
+    created(store, "a", "b")
+    with server.client() as client:
+        (key,) = client.keys("*:session:a")
+        client.set(key, value)
+        found = store.load(["a", "b"])
+        assert isinstance(found["a"], UndecodableState)
+        assert plain(found["b"]) == plain(record("b"))
+        assert client.get(key) == value
+
+
+def test_flipped_bytes_are_noticed(store: Store, server: RedisServer) -> None:
+    """A row of which one bit has flipped does not pass its checksum."""
+    created(store, "a")
+    with server.client() as client:
+        (key,) = client.keys("*:session:a")
+        value = client.get(key)
+        at = value.index(b"row")
+        client.setrange(key, at, bytes([value[at] ^ 1]))
+    assert isinstance(store.load(["a"])["a"], UndecodableState)
+
+
+def test_a_full_server_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
+    """At maxmemory with noeviction commits are refused by name; nothing is dropped, and all is as it was."""
+    with RedisServer(tmp_path) as server, server.client() as client:
+        store = open_store(parse(server.url), "commit")
+        (session,) = created(store, "a")
+        client.config_set("maxmemory", 1)
+        with pytest.raises(StoreUnavailable, match="OutOfMemory") as full:
+            store.commit([moved(session, b"on")])
+        assert not isinstance(full.value, OutcomeUnknown)
+        with pytest.raises(StoreUnavailable):
+            store.check()
+        assert kept(store, "a") == plain(session)
+        client.config_set("maxmemory", 0)
+        assert store.commit([moved(session, b"on")]) == [True]
+        store.close()
+
+
+def test_what_may_lose_sessions_is_warned_of(tmp_path: Path) -> None:
+    """Eviction, missing persistence and replicas that are not there are named, each in a sentence."""
+    with RedisServer(tmp_path) as server, server.client() as client:
+        store = open_store(parse(server.url), "commit", replicas=2)
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        evicts, forgets, replicas = store.warnings()
+        assert "maxmemory-policy is allkeys-lru" in evicts
+        assert "nothing on disk" in forgets
+        assert "0 connected replicas" in replicas
+        store.close()
+        store = open_store(parse(server.url), "commit")
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("save", "60 1")
+        assert ["snapshots only" in warning for warning in store.warnings()] == [True]
+        client.config_set("appendonly", "yes")
+        assert store.warnings() == []
+        client.config_set("appendfsync", "no")
+        assert ["appendfsync is no" in warning for warning in store.warnings()] == [True]
+        store.close()
+
+
+def test_settings_that_may_not_be_looked_at_are_named(tmp_path: Path) -> None:
+    """Where CONFIG is forbidden, the warning says that it could not be asked."""
+    with RedisServer(tmp_path) as server, server.client() as client:
+        client.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "+@all", "-config")
+        store = open_store(parse(f"redis://app:secret@127.0.0.1:{server.port}"), "commit")
+        assert ["cannot be asked for" in warning for warning in store.warnings()] == [True]
+        store.close()
+
+
+def test_fsync_is_refused_where_the_server_does_not_promise_it(tmp_path: Path) -> None:
+    """Nothing is committed, and the service is not ready, until the server syncs its log at every commit."""
+    with RedisServer(tmp_path, appendonly="yes", appendfsync="everysec") as server, server.client() as client:
+        store = open_store(parse(server.url), "fsync")
+        with pytest.raises(StoreUnavailable, match="appendfsync always"):
+            store.check()
+        with pytest.raises(StoreUnavailable, match="appendfsync always"):
+            created(store, "a")
+        client.config_set("appendfsync", "always")
+        store.check()
+        (session,) = created(store, "a")
+        assert store.commit([moved(session, b"on")]) == [True]
+        store.close()
+
+
+def test_replicas_have_what_is_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without enough of them nothing is acknowledged, not even by reading what was committed; with them it is."""
+    monkeypatch.setattr(redis_server, "WAIT_MS", 50)
+    for name in ("master", "replica"):
+        (tmp_path / name).mkdir()
+    with RedisServer(tmp_path / "master", repl_diskless_sync_delay=0) as master:
+        store = open_store(parse(master.url), "commit", replicas=1)
+        alone = open_store(parse(master.url), "commit")
+        (session,) = created(alone, "a")
+        with pytest.raises(OutcomeUnknown, match="0 of the 1 replicas"):
+            store.commit([moved(session, b"on")])
+        for call in (lambda: store.load(["a"]), store.check):
+            with pytest.raises(StoreUnavailable, match="0 of the 1 replicas"):
+                call()
+        with RedisServer(tmp_path / "replica", replicaof=f"127.0.0.1 {master.port}") as replica:
+            replica.follows()
+            eventually(store.check)  # it acknowledges at the latest a second after it follows
+            assert kept(store, "a") == plain(moved(session, b"on"))
+            assert store.commit([moved(moved(session, b"on"), b"and on")]) == [True]
+            store.check()
+        store.close()
+        alone.close()
