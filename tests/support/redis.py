@@ -136,9 +136,10 @@ def cluster(folder: Path, masters: int = 3) -> Iterator[list[RedisServer]]:
 
 def _agrees(server: RedisServer, masters: int) -> bool:
     with server.client() as client:
-        told = client.execute_command("CLUSTER", "INFO")
-    info = dict(line.split(":") for line in told.decode().split()) if isinstance(told, bytes) else told
-    return (info["cluster_known_nodes"], info["cluster_slots_ok"]) == (str(masters), str(SLOTS))
+        lines = client.execute_command("CLUSTER", "INFO").decode().split()
+    info = dict(line.split(":") for line in lines)
+    told = [info[name] for name in ("cluster_state", "cluster_known_nodes", "cluster_slots_ok")]
+    return told == ["ok", str(masters), str(SLOTS)]
 
 
 def _until(there: Callable[[], bool], otherwise: str) -> None:
