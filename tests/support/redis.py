@@ -40,11 +40,13 @@ def free_port() -> int:
 class RedisServer:
     """``redis-server`` in a folder, as a context manager. ``options``: of redis.conf, such as appendonly="yes"."""
 
-    def __init__(self, folder: Path, **options: object) -> None:
-        self._program = needed()
+    def __init__(self, folder: Path, password: str | None = None, **options: object) -> None:
         self._folder = folder
+        self._password = password
         self.port = free_port()
         self._options = {"port": self.port, "bind": "127.0.0.1", "dir": folder, "save": ""} | options
+        written = [[f"--{name.replace('_', '-')}", *str(value).split(" ")] for name, value in self._options.items()]
+        self._command = [needed(), *itertools.chain(*written)]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -59,7 +61,7 @@ class RedisServer:
 
     def client(self) -> redis.Redis:
         """A connection for looking inside."""
-        return redis.Redis(port=self.port)
+        return redis.Redis(port=self.port, password=self._password)
 
     def __enter__(self) -> Self:
         self.start()
@@ -70,9 +72,8 @@ class RedisServer:
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        options = [[f"--{name.replace('_', '-')}", *str(value).split(" ")] for name, value in self._options.items()]
         with (self._folder / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen([self._program, *itertools.chain(*options)], stdout=log, stderr=log)
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         deadline = time.monotonic() + START_LIMIT_S
         while True:
             try:
@@ -112,6 +113,25 @@ def eventually(call: Callable[[], T]) -> T:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
+
+
+class Sentinel(RedisServer):
+    """A sentinel that alone decides, soon, when a master is down."""
+
+    def __init__(self, folder: Path, service: str, master: RedisServer) -> None:
+        super().__init__(folder)
+        config = folder / "sentinel.conf"
+        config.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\n"
+            f"sentinel monitor {service} 127.0.0.1 {master.port} 1\n"
+            f"sentinel down-after-milliseconds {service} 300\nsentinel failover-timeout {service} 2000\n"
+        )
+        self._command = [needed("redis-sentinel"), str(config)]
+
+    def knows_a_replica(self, service: str) -> None:
+        """Wait until it has found whom to promote."""
+        with self.client() as client:
+            _until(lambda: bool(client.sentinel_slaves(service)), "the sentinel finds no replica")
 
 
 @contextmanager

@@ -33,11 +33,17 @@ class Proxy:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        server = socket.create_connection(("127.0.0.1", self._target))
-        asked = threading.Event()  # since the last answer began
-        back = threading.Thread(target=self._answer, args=(server, client, asked), daemon=True)
-        back.start()
-        with client, contextlib.suppress(OSError):
+        with client, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._target)) as server:
+            asked = threading.Event()  # since the last answer began
+            back = threading.Thread(target=self._answer, args=(server, client, asked), daemon=True)
+            back.start()
+            self._ask(client, server, asked)
+            with contextlib.suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)
+            back.join()
+
+    def _ask(self, client: socket.socket, server: socket.socket, asked: threading.Event) -> None:
+        with contextlib.suppress(OSError):
             while data := client.recv(1 << 20):
                 if self.cut == "before":
                     break
@@ -46,11 +52,9 @@ class Proxy:
                     self.round_trips += 1
                 self.sent += len(data)
                 server.sendall(data)
-        with contextlib.suppress(OSError):
-            server.shutdown(socket.SHUT_RDWR)
 
     def _answer(self, server: socket.socket, client: socket.socket, asked: threading.Event) -> None:
-        with server, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
             while data := server.recv(1 << 20):
                 if self.cut == "after":
                     break
