@@ -51,9 +51,7 @@ class Model:
         # A chunk that is little longer than a segment is not worth a turn: it runs and is committed with a tick.
         self.whole_steps = self.segment_steps * (2 if self.folds else 1)
         self._stepper = Stepper(engine, store, clock, self.metrics, keep_answer_bytes=settings.keep_answer_bytes)
-        overlaps = settings.overlap == "on" or (
-            settings.overlap == "auto" and (engine.provider == "cuda" or store.remote)
-        )
+        overlaps = settings.overlap == "on" or (settings.overlap == "auto" and engine.provider == "cuda")
         self.batcher: Batcher[ItemWork] = Batcher(
             self._begin_batch if overlaps else self._run_batch,
             finish=self._stepper.finish if overlaps else None,

@@ -74,13 +74,13 @@ class Settings(BaseSettings):
         10.0,
         ge=0,
         le=1000,
-        description="ticks shorter than this run on the event loop itself, which saves CPU; 0: all in a thread",
+        description="ticks shorter than this run on the event loop itself, which saves CPU; 0: all in a thread, as always "
+        "with Redis",
     )
     overlap: Literal["auto", "on", "off"] = Field(
         "auto",
         description="whether ticks too long for inline_ms are committed in a thread of their own while the next one is "
-        "computed in another; auto = on a GPU, where computing needs no processor, and with Redis, where committing "
-        "needs none",
+        "computed in another; auto = on a GPU, where computing needs no processor",
     )
     segment_steps: int = Field(
         64,
