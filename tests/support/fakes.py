@@ -178,6 +178,10 @@ class FaultyStore(Store):
         self._check(self.commits_fail)
         self.inner.check()
 
+    def warnings(self) -> list[str]:
+        """See ``Store``."""
+        return self.inner.warnings()
+
     def close(self) -> None:
         """See ``Store``."""
         self.closed = True  # only told: the store that does the work may be shared
