@@ -74,8 +74,8 @@ class Settings(BaseSettings):
         10.0,
         ge=0,
         le=1000,
-        description="ticks shorter than this run on the event loop itself, which saves CPU; 0: all in a thread, as always "
-        "with Redis",
+        description="ticks shorter than this run on the event loop itself, which saves CPU; 0: all in a thread, as "
+        "always with Redis",
     )
     overlap: Literal["auto", "on", "off"] = Field(
         "auto",

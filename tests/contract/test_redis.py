@@ -1,5 +1,8 @@
 """What the Redis store promises beyond the contract, against a real server."""
 
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from service.stores.base import Store
 from service.stores.opening import open_store
 from service.stores.redis import SPARE_S
 from tests.support.records import START_S, created, kept, moved, plain, record
-from tests.support.redis import RedisServer, eventually
+from tests.support.redis import RedisServer, eventually, free_port
 from tests.support.tcp import Proxy
 
 
@@ -241,3 +244,43 @@ def test_replicas_have_what_is_acknowledged(tmp_path: Path, monkeypatch: pytest.
             store.check()
         store.close()
         alone.close()
+
+
+def test_what_the_docs_ask_for_in_an_acl_is_enough(tmp_path: Path) -> None:
+    """A user who may do what docs/redis.md lists, and nothing else, can be the service's."""
+    text = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
+    allowed = re.findall(r"\+[\w|]+", text[text.index("An ACL needs") : text.index("## What an ack")])
+    with RedisServer(tmp_path) as server, server.client() as client:
+        client.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~lstm-serve:*", *allowed)
+        store = open_store(parse(f"redis://app:secret@127.0.0.1:{server.port}/1"), "commit")
+        store.check()
+        first, second, third = created(store, "a", "b", "c")
+        assert store.commit([moved(first, b"on")]) == [True]
+        assert store.end("a", "deleted", START_S)
+        assert store.remove("b", second.revision)
+        assert [listed.identity for listed in store.page("", None, "", 10, 0.0)] == [third.identity]
+        assert store.walk("", 10)[0] + store.expire(START_S + 60.0, 10) != []
+        assert (store.forget(START_S + 100.0, 10), store.count(), len(store.warnings())) == (2, 0, 1)
+        store.close()
+
+
+def test_tls_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose certificate no known authority has signed is not spoken to; with the right one it is."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]
+    request += ["-subj", "/CN=here", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run(["openssl", *request], cwd=tmp_path, check=True, capture_output=True)
+    cert = tmp_path / "cert.pem"
+    secure = {"tls_cert_file": cert, "tls_key_file": tmp_path / "key.pem", "tls_ca_cert_file": cert}
+    port = free_port()
+    with RedisServer(tmp_path, tls_port=port, tls_auth_clients="no", **secure):
+        url = parse(f"rediss://127.0.0.1:{port}")
+        store = open_store(url, "commit")
+        with pytest.raises(StoreUnavailable):
+            store.check()
+        store.close()
+        monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+        store = open_store(url, "commit")
+        store.check()
+        store.close()
