@@ -75,6 +75,11 @@ class Metrics:
             ("where",),
             registry=r,
         )
+        self.store_warnings = Gauge(
+            p + "store_warnings",
+            "How many sentences /health/ready says of what the store may lose, as it is set up (informs store).",
+            registry=r,
+        )
         self.waiting = Gauge(
             p + "waiting", "Works that wait for a tick now (informs max_queue).", ("model", "version"), registry=r
         )

@@ -276,6 +276,7 @@ class Sessions(Stateless):
     async def _heed(self) -> None:
         """Log what the store warns of, once."""
         before, self.warnings = self.warnings, await self._in_io(self._store.warnings)
+        self._metrics.store_warnings.set(len(self.warnings))
         for warning in self.warnings:
             if warning not in before:
                 log.warning("%s", warning)

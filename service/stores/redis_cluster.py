@@ -7,6 +7,7 @@ was applied would be refused when it comes again, and its steps would then be ap
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
@@ -71,13 +72,14 @@ class Cluster:
         for _ in range(_ROUNDS):
             told = self._round(asked, doing, writes=writes)
             replies = [told.get(n, reply) for n, reply in enumerate(replies)]
-            asked = {n: again for n, reply in told.items() if (again := self._sent_on(asked[n], reply, doing))}
+            asked = {n: again for n, reply in told.items() if (again := self._sent_on(asked[n], reply))}
             if not asked:
                 break
-        for n, reply in enumerate(replies):
-            if isinstance(reply, Exception) and not isinstance(reply, StoreUnavailable):
-                replies[n] = failed(doing, reply)
-        return replies
+            for address in {asked[n][0] for n, reply in told.items() if isinstance(reply, NoScriptError)}:
+                self._teach(address, doing)
+        refused = {type(r): r for r in replies if isinstance(r, Exception) and not isinstance(r, StoreUnavailable)}
+        named = {kind: failed(doing, error) for kind, error in refused.items()}
+        return [named.get(type(reply), reply) for reply in replies]
 
     def _round(self, asked: "Mapping[int, Asked]", doing: str, *, writes: bool) -> dict[int, Any]:
         """Send what is asked of each address to all of them, then read: the last reply to each, or its error."""
@@ -103,26 +105,32 @@ class Cluster:
             except StoreUnavailable as error:
                 told |= dict.fromkeys(mine, error)
         if any(isinstance(reply, StoreUnavailable) for reply in told.values()):
-            self._known_until = 0.0  # there may be another master
+            self._doubt()  # there may be another master
         return told
 
-    def _sent_on(self, asked: "Asked", reply: object, doing: str) -> "Asked | None":
+    def _sent_on(self, asked: "Asked", reply: object) -> "Asked | None":
         """Where to ask again for what was not done there; None where it was, or cannot be."""
         address, commands = asked
         if address is None:
             return None
+        if isinstance(reply, NoScriptError):
+            return asked
         if isinstance(reply, MovedError):
-            self._known_until = 0.0
+            self._doubt()
             return (reply.host or address[0], reply.port), commands[-1:]
         if isinstance(reply, AskError):
             return (reply.host or address[0], reply.port), [("ASKING",), commands[-1]]
-        if isinstance(reply, NoScriptError):
-            try:
-                self._node(address).call([("SCRIPT", "LOAD", script.text) for script in self._scripts], doing)
-            except StoreUnavailable:
-                return None
-            return asked
         return None
+
+    def _teach(self, address: Address | None, doing: str) -> None:
+        """Load the scripts at a node; what that fails with is met again by who needs them."""
+        if address is not None:
+            with suppress(StoreUnavailable):
+                self._node(address).call([("SCRIPT", "LOAD", script.text) for script in self._scripts], doing)
+
+    def _doubt(self) -> None:
+        """Look again who has which slot, soon: what is asked meanwhile is sent on."""
+        self._known_until = min(self._known_until, time.monotonic() + PAUSE_S)
 
     def _look(self, doing: str) -> None:
         """Find out who has which slot, where that is not known or may have changed."""

@@ -49,10 +49,10 @@ def client(server: Server) -> Iterator[httpx.Client]:
         yield connected
 
 
-def _becomes(client: httpx.Client, status: int) -> httpx.Response:
-    """Wait until /health/ready answers so, as it does by itself."""
+def _becomes(client: httpx.Client, status: int, warnings: int = 0) -> httpx.Response:
+    """Wait until /health/ready answers so, with so many warnings, as it does by itself."""
     deadline = time.monotonic() + PATIENCE_S
-    while (answer := client.get("/health/ready")).status_code != status:
+    while (answer := client.get("/health/ready")).status_code != status or len(answer.json()["warnings"]) != warnings:
         assert time.monotonic() < deadline, answer.text
         time.sleep(0.02)
     return answer
@@ -121,8 +121,10 @@ def test_what_is_wrong_with_the_set_up_is_told(client: httpx.Client, redis: Redi
         operator.config_set("maxmemory-policy", "allkeys-lru")
         server.terminate()
         server.start()
-        answer = _becomes(client, 200)
+        answer = _becomes(client, 200, warnings=1)
+        scraped = client.get("/metrics").text
         operator.config_set("maxmemory-policy", "noeviction")
     assert ["allkeys-lru" in warning for warning in answer.json()["warnings"]] == [True]
+    assert "lstm_serve_store_warnings 1.0" in scraped
     assert "allkeys-lru" in server.log
     assert "open-sesame" not in server.log + answer.text

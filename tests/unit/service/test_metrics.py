@@ -29,6 +29,7 @@ NAMES = {
     "sessions_created",
     "sessions_ended",
     "steps",
+    "store_warnings",
     "tick_failures",
     "tick_rows",
     "waiting",
