@@ -20,6 +20,7 @@ from service.errors import (
     ModelNotLoaded,
     Overloaded,
     ServiceError,
+    StoreUnavailable,
     UndecodableState,
 )
 from service.metrics import Metrics
@@ -252,7 +253,8 @@ class Sessions(Stateless):
     async def _end(self, id: str, owner: str) -> None:
         if not await self._in_io(self._store.end, id, "deleted", self._clock.now()):
             known = (await self._in_io(self._store.load, [id])).get(id)
-            raise ended(id, known) if isinstance(known, Ended) else unknown(id)
+            lost = known if isinstance(known, StoreUnavailable) else unknown(id)
+            raise ended(id, known) if isinstance(known, Ended) else lost
         self._forget(id, owner, "deleted")
 
     def _forget(self, id: str, owner: str, reason: EndReason) -> None:

@@ -241,7 +241,16 @@ def test_export_sees_the_contract_and_the_engine_only() -> None:
 
 # Scripts that look inside.
 MEASURING = {
-    *("cell_ratio.py", "cells.py", "commits.py", "cuda.py", "filling.py", "inside.py", "kernels.py"),
+    *(
+        "cell_ratio.py",
+        "cells.py",
+        "commits.py",
+        "commits_redis.py",
+        "cuda.py",
+        "filling.py",
+        "inside.py",
+        "kernels.py",
+    ),
     *("models.py", "stages.py", "stream.py", "untrained.py", "weighing.py", "yardstick.py"),
 }
 
