@@ -143,7 +143,7 @@ def test_a_replica_that_is_gone_moves_its_own_sessions_alone(client: httpx.Clien
 def test_what_was_sent_is_not_sent_again(client: httpx.Client, replicas: list[Replica]) -> None:
     """A step that got no answer may have been applied: it is sent once, and the client is told."""
     path = f"/v1/sessions/{IDS[0]}/breaks"
-    assert client.post(path, json={"inputs": [0]}).status_code == httpx.codes.BAD_GATEWAY
+    assert client.post(path).status_code == httpx.codes.BAD_GATEWAY
     assert sum(replica.asked[path] for replica in replicas) == 1
 
 
