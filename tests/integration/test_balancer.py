@@ -1,0 +1,165 @@
+"""The balancer's configuration, run by HAProxy in front of replicas of the test."""
+
+import re
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Self
+
+import httpx
+import pytest
+
+from tests.support.manifests import KUBERNETES, needed
+
+CONFIG = (KUBERNETES / "base" / "haproxy.cfg").read_text()
+START_LIMIT_S = 20.0
+FIRST_WITH_HASH_KEY = 3
+IDS = [f"{n:032x}" for n in range(60)]
+
+
+class Replica(ThreadingHTTPServer):
+    """Answers with its own name, and counts what it was asked; a step of ``breaks`` ends the connection unanswered."""
+
+    daemon_threads = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.name = name
+        self.asked: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Replica
+
+    def do_GET(self) -> None:  # the base class's name
+        self.server.asked[self.path] += 1
+        if self.path.endswith("/breaks"):
+            return
+        body = self.server.name.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def replicas() -> Iterator[list[Replica]]:
+    """Three replicas."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(Replica(name)) for name in "abc"]
+
+
+@pytest.fixture
+def client(replicas: list[Replica], tmp_path: Path) -> Iterator[httpx.Client]:
+    """A client of the balancer in front of them."""
+    ports = [replica.server_port for replica in replicas]
+    with _haproxy(tmp_path, ports) as url, httpx.Client(base_url=url) as client:
+        yield client
+
+
+@contextmanager
+def _haproxy(folder: Path, ports: list[int]) -> Iterator[str]:
+    """HAProxy with the configuration as it is, but for addresses, and what its version does not know."""
+    program = needed("haproxy")
+    with socket.socket() as front, socket.socket() as watch:
+        front.bind(("127.0.0.1", 0))
+        watch.bind(("127.0.0.1", 0))
+        port, other = front.getsockname()[1], watch.getsockname()[1]
+    servers = "\n".join(f"    server replica{n} 127.0.0.1:{to}" for n, to in enumerate(ports))
+    text, replaced = re.subn(r"^ +server-template .*$", servers, CONFIG, flags=re.MULTILINE)
+    assert replaced == 1
+    version = subprocess.run([program, "-v"], check=True, capture_output=True, text=True).stdout
+    if int(version.split("version ")[1].split(".")[0]) < FIRST_WITH_HASH_KEY:
+        text = text.replace(" hash-key addr", "")
+    path = folder / "haproxy.cfg"
+    for old, new in (("bind :8080", f"bind 127.0.0.1:{port}"), ("bind :8404", f"bind 127.0.0.1:{other}")):
+        text = text.replace(old, new)
+    path.write_text(text.replace("maxconn 20000", "maxconn 100"))  # however few files a process may open here
+    with (folder / "haproxy.log").open("wb") as log:
+        process = subprocess.Popen([program, "-db", "-f", str(path)], stdout=log, stderr=log)
+    try:
+        _alive(f"http://127.0.0.1:{other}/alive", process, folder / "haproxy.log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _alive(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if httpx.get(url).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            time.sleep(0.02)
+    raise RuntimeError(log.read_text())
+
+
+def test_a_session_stays_with_a_replica(client: httpx.Client) -> None:
+    """Whatever is asked of a session goes to one replica; all replicas get their share of the sessions."""
+    first = {id: client.post(f"/v1/sessions/{id}/steps").text for id in IDS}
+    for id in IDS:
+        assert client.get(f"/v1/sessions/{id}").text == first[id]
+        assert client.post(f"/v1/sessions/{id}/generate?x=1").text == first[id]
+    assert set(first.values()) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("path", ["/v1/sessions", "/v1/models/sine/predict", "/"])
+def test_everything_else_goes_around(client: httpx.Client, path: str) -> None:
+    """What is of no session goes to all replicas in turn."""
+    assert {client.post(path).text for _ in range(6)} == {"a", "b", "c"}
+
+
+def test_a_replica_that_is_gone_moves_its_own_sessions_alone(client: httpx.Client, replicas: list[Replica]) -> None:
+    """Where no connection comes about, another replica is asked; sessions of the others stay where they were."""
+    first = {id: client.get(f"/v1/sessions/{id}").text for id in IDS}
+    replicas[0].__exit__()
+    for id in IDS:
+        now = client.get(f"/v1/sessions/{id}", headers={"connection": "close"})
+        assert now.status_code == httpx.codes.OK
+        assert now.text == first[id] if first[id] != "a" else now.text in "bc"
+
+
+def test_what_was_sent_is_not_sent_again(client: httpx.Client, replicas: list[Replica]) -> None:
+    """A step that got no answer may have been applied: it is sent once, and the client is told."""
+    path = f"/v1/sessions/{IDS[0]}/breaks"
+    assert client.post(path).status_code == httpx.codes.BAD_GATEWAY
+    assert sum(replica.asked[path] for replica in replicas) == 1
+
+
+def test_no_replica(tmp_path: Path) -> None:
+    """Without a replica the client is told to come again, by a problem like any other."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        with _haproxy(tmp_path, [closed.getsockname()[1]]) as url:
+            answer = httpx.get(url + "/v1/models")
+    assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+    assert answer.headers["retry-after"] == "1"
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["type"] == "urn:lstm-serve:problem:engine-unavailable"
+
+
+def test_metrics_are_not_for_clients(client: httpx.Client, replicas: list[Replica]) -> None:
+    """Prometheus asks the replicas themselves."""
+    assert client.get("/metrics").status_code == httpx.codes.NOT_FOUND
+    assert not any(replica.asked["/metrics"] for replica in replicas)
