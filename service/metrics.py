@@ -75,6 +75,14 @@ class Metrics:
             ("where",),
             registry=r,
         )
+        self.loads = Counter(
+            p + "session_loads",
+            "Requests whose session was not at hand: it rested in the store (resting), or another replica may have "
+            "moved it (moved). Few, beside the requests, where a balancer keeps a session at its replica (informs "
+            "max_live).",
+            ("why",),
+            registry=r,
+        )
         self.store_warnings = Gauge(
             p + "store_warnings",
             "How many sentences /health/ready says of what the store may lose, as it is set up (informs store).",

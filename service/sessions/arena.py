@@ -15,6 +15,7 @@ from service.errors import (
     UndecodableState,
     UnknownSession,
 )
+from service.metrics import Metrics
 from service.models import Model, Models
 from service.sessions.live import Live
 from service.sessions.packing import Key, Packed, key, kinds
@@ -45,14 +46,13 @@ class Arena:
     others; no session is in both), ``_kinds``.
     """
 
-    def __init__(
-        self, models: Models, store: Store, settings: Settings, clock: Clock, loop_ended: Callable[[], None]
-    ) -> None:
+    def __init__(self, models: Models, store: Store, settings: Settings, clock: Clock, metrics: Metrics) -> None:
         self._models = models
         self._store = store
         self._settings = settings
         self._ready = min(READY, settings.max_live)
         self._clock = clock
+        self._rested, self._moved = (metrics.loads.labels(why).inc for why in ("resting", "moved"))
         self._live: dict[str, Live] = {}
         self._packed: dict[Key, Packed] = {}
         self._kinds = kinds()
@@ -63,7 +63,7 @@ class Arena:
             capacity=settings.max_queue,
             like=lambda size: size,
             clock=clock,
-            observer=_Silent(loop_ended),
+            observer=_Silent(metrics.loops_ended.inc),
         )
 
     def __len__(self) -> int:
@@ -91,6 +91,7 @@ class Arena:
         live = self.at_hand(id, owner)
         if live is None:
             record = await self.record(id, owner)
+            self._rested()
             live = self.at_hand(id, owner)  # another request may have been quicker
             if live is None:
                 live = self._live[id] = self._made_live(record, self._fitting(record))
@@ -195,6 +196,7 @@ class Arena:
         Whatever the store says instead (that it has ended, say) is raised, and told to all who wait for the session.
         """
         i = live.record.identity
+        self._moved()
         try:
             live.record = self._checked(i.id, await self._load(i.id, admitted=True), i.owner)
         except ServiceError as error:

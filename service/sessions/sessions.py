@@ -60,7 +60,7 @@ class Sessions(Stateless):
         self.models = models
         self._store = store
         self._metrics = metrics
-        self._arena = Arena(models, store, settings, clock, metrics.loops_ended.inc)
+        self._arena = Arena(models, store, settings, clock, metrics)
         self._io = ThreadPoolExecutor(2, thread_name_prefix="store")
         self._looks = ThreadPoolExecutor(1, thread_name_prefix="gates")  # its own, so that no commit waits behind one
         self._looking = 0

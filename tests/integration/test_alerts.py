@@ -102,6 +102,22 @@ def test_recorded_queue_time(tmp_path: Path) -> None:
     _run(tmp_path, [{"interval": "1m", "input_series": given, "promql_expr_test": [query]}])
 
 
+def test_recorded_hits(tmp_path: Path) -> None:
+    """The share of requests to sessions that needed no load, whatever the reason, route and status."""
+    route, asked = 'route="/v1/sessions/{id}/steps"', "lstm_serve_request_seconds_count"
+    series = {
+        f'{asked}{{{route},status="200",pod="a"}}': "0+500x60",
+        f'{asked}{{{route},status="409",pod="a"}}': "0+100x60",
+        f'{asked}{{route="/v1/sessions",status="201",pod="a"}}': "0+900x60",
+        'lstm_serve_session_loads_total{why="resting",pod="a"}': "0+30x60",
+        'lstm_serve_session_loads_total{why="moved",pod="a"}': "0+30x60",
+    }
+    name = "lstm_serve:session_hits:ratio5m"
+    query = {"expr": name, "eval_time": "30m", "exp_samples": [{"labels": f'{name}{{pod="a"}}', "value": 0.9}]}
+    given = [{"series": one, "values": values} for one, values in series.items()]
+    _run(tmp_path, [{"interval": "1m", "input_series": given, "promql_expr_test": [query]}])
+
+
 def _run(folder: Path, cases: list[dict[str, Any]]) -> None:
     written = {"rule_files": [str(RECORDING), str(ALERTS)], "evaluation_interval": "1m", "tests": cases}
     (folder / "cases.yml").write_text(yaml.safe_dump(written))

@@ -24,7 +24,8 @@ IDS = [f"{n:032x}" for n in range(60)]
 
 
 class Replica(ThreadingHTTPServer):
-    """Answers with its own name, and counts what it was asked; a step of ``breaks`` ends the connection unanswered."""
+    """Answers with its own name, and counts what it was asked; a path that ends in "breaks", or where it
+    ``breaks``, ends the connection unanswered."""
 
     daemon_threads = True
 
@@ -32,6 +33,7 @@ class Replica(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.name = name
         self.asked: Counter[str] = Counter()
+        self.breaks = False
 
     def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -46,8 +48,11 @@ class _Handler(BaseHTTPRequestHandler):
     server: Replica
 
     def do_GET(self) -> None:  # the base class's name
-        self.server.asked[self.path] += 1
-        if self.path.endswith("/breaks"):
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.path != "/health/ready":
+            self.server.asked[self.path] += 1
+        if self.path.endswith("/breaks") or (self.server.breaks and self.path != "/health/ready"):
+            self.close_connection = True
             return
         body = self.server.name.encode()
         self.send_response(200)
@@ -55,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_POST = do_GET  # noqa: N815
+    do_POST = do_DELETE = do_GET  # noqa: N815
 
     def log_message(self, *_: object) -> None:
         """Nothing."""
@@ -140,11 +145,38 @@ def test_a_replica_that_is_gone_moves_its_own_sessions_alone(client: httpx.Clien
         assert now.text == first[id] if first[id] != "a" else now.text in "bc"
 
 
-def test_what_was_sent_is_not_sent_again(client: httpx.Client, replicas: list[Replica]) -> None:
-    """A step that got no answer may have been applied: it is sent once, and the client is told."""
+@pytest.mark.parametrize(
+    ("method", "body", "sent"),
+    [
+        ("POST", b'{"inputs": [1]}', 1),
+        ("POST", b'{"inputs": [1], "position": null}', 1),
+        ("POST", b'{"inputs": ["position"], "note": "\\"position\\": 1"}', 1),
+        ("POST", b'{"inputs": [1], "position"', 1),
+        ("POST", b"", 1),
+        ("DELETE", b"", 1),
+        ("POST", b'{"inputs": [1], "position": 7}', 3),
+        ("POST", b'{"position":0,"inputs":[1]}', 3),
+        ("GET", b"", 3),
+    ],
+)
+def test_what_may_be_applied_twice_is_sent_once(
+    client: httpx.Client, replicas: list[Replica], method: str, body: bytes, sent: int
+) -> None:
+    """No answer came: a step that names its position is tried elsewhere, as is what only reads, and nothing else."""
     path = f"/v1/sessions/{IDS[0]}/breaks"
-    assert client.post(path).status_code == httpx.codes.BAD_GATEWAY
-    assert sum(replica.asked[path] for replica in replicas) == 1
+    assert client.request(method, path, content=body).status_code == httpx.codes.BAD_GATEWAY
+    assert sum(replica.asked[path] for replica in replicas) == sent
+
+
+def test_a_step_with_a_position_is_answered_by_another_replica(client: httpx.Client, replicas: list[Replica]) -> None:
+    """The client does not notice that the first one broke down over it."""
+    path = f"/v1/sessions/{IDS[0]}/steps"
+    first = client.post(path).text
+    (broken,) = [replica for replica in replicas if replica.name == first]
+    broken.breaks = True
+    answer = client.post(path, content=b'{"inputs": [1], "position": 4}')
+    assert (answer.status_code, answer.text != first) == (200, True)
+    assert broken.asked[path] == 2
 
 
 def test_no_replica(tmp_path: Path) -> None:

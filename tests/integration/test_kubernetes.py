@@ -175,7 +175,7 @@ def test_scaling_by_queue_time(manifests: list[Manifest]) -> None:
     (adapted,) = yaml.safe_load((KUBERNETES / "prometheus-adapter.yml").read_text())["rules"]
     assert asked == [adapted["name"]["as"]]
     (group,) = yaml.safe_load((ROOT / "deploy/recording.yml").read_text())["groups"]
-    (rule,) = group["rules"]
+    rule = next(rule for rule in group["rules"] if "queue" in rule["record"])
     assert adapted["seriesQuery"].startswith(rule["record"] + "{")
     histograms: list[Metric] = [m for m in Metrics().registry.collect() if m.type == "histogram"]
     assert QUEUE in {m.name for m in histograms}

@@ -25,6 +25,7 @@ NAMES = {
     "replayed",
     "request_seconds",
     "run_seconds",
+    "session_loads",
     "sessions",
     "sessions_created",
     "sessions_ended",

@@ -29,6 +29,23 @@ async def test_any_replica_continues_any_session(here: Brain, there: Brain) -> N
     assert [await brain.add(id, 1) for brain in brains] == [[n + 1] for n in range(7)]
 
 
+async def test_loads_are_counted(here: Brain, there: Brain) -> None:
+    """A session that was not in memory, and one that another replica moved; one that is at hand is not counted."""
+
+    def loads(brain: Brain) -> list[float | None]:
+        value = brain.metrics.registry.get_sample_value
+        return [value("lstm_serve_session_loads_total", {"why": why}) for why in ("resting", "moved")]
+
+    id = await here.create()
+    await here.add(id, 1, 2)
+    assert loads(here) == [0, 0]
+    await there.add(id, 3)
+    assert loads(there) == [1, 0]
+    await here.add(id, 4)
+    await here.add(id, 5)
+    assert loads(here) == [0, 1]
+
+
 async def test_the_loser_without_a_position_tries_again(here: Brain, there: Brain) -> None:
     """A step that applies to whatever is current applies to what the other replica left."""
     id = await here.create()
