@@ -10,7 +10,7 @@ USABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c '$(USABLE)' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help serve test check train-shipped bench image clean
+.PHONY: help serve test check faults train-shipped bench image clean
 .DEFAULT_GOAL := help
 
 help: ## Tell the targets
@@ -34,6 +34,9 @@ check: $(VENV)/everything ## Lint, formatting, types, and who may import whom
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict
 	$(BIN)/python -m pytest -q tests/architecture
+
+faults: $(VENV)/everything ## Kill, stop, cut and fill up what the service runs on, and judge what clients saw (FAULTS=short: a minute)
+	$(BIN)/python -m tests.faults $(or $(FAULTS),full) $(ARGS)
 
 train-shipped: $(VENV)/everything ## Train both shipped models from scratch and export them into model_repository/
 	rm -rf runs/shipped
