@@ -9,7 +9,6 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bench.errors import BenchError
@@ -116,17 +115,13 @@ class Population:
         self.counts.problems.update(told.problems)
         return told
 
-    async def audit(self, show: Callable[[int, int], None]) -> int:
-        """One step of each session that is left: its sum tells of every step before; how many there were."""
+    async def audit(self) -> int:
+        """One step of each session that lasts: its sum tells of every step before; how many there were."""
         left = [session for session in (*self._hot, *self._cold) if not session.mortal]
-        done = 0
 
         async def one(session: Witness) -> None:
-            nonlocal done
             self._note(await session.step())
             session.hang_up()
-            done += 1
-            show(done, len(left))
 
         await a_few_at_once([one(session) for session in left])
         return len(left)

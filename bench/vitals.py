@@ -66,7 +66,9 @@ def _sessions(address: Address) -> dict[str, int]:
     connection = HTTPConnection(address.host, address.port, timeout=_ANSWER_LIMIT_S)
     try:
         connection.request("GET", "/metrics")
-        return {where: int(float(value)) for where, value in _SESSIONS.findall(connection.getresponse().read().decode())}
+        return {
+            where: int(float(value)) for where, value in _SESSIONS.findall(connection.getresponse().read().decode())
+        }
     finally:
         connection.close()
 

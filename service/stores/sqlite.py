@@ -38,6 +38,7 @@ _COMMIT = (
 _BUSY_TIMEOUT_S = 2.0
 _CACHE_KIB = 16_384  # of the connection that writes: pages that a tick finds no room for are written twice
 _CHECKPOINT_PAGES = 16_384  # SQLite's own checkpoint, inside a commit: only where ours cannot keep up
+_MOVED_PAGES = 8  # of the table and its indices, that a session changes when it comes or goes
 _LOG_BYTES = 2**26  # that the log's file keeps where it had to grow larger, as behind a reader that took its time
 
 
@@ -69,7 +70,7 @@ class SqliteStore(Store):
 
     def create(self, records: Sequence[Record]) -> None:
         with self._transaction() as db:
-            self._checkpoints.written(len(records), sum(len(r.row) + len(r.trace) for r in records))
+            self._checkpoints.written(_MOVED_PAGES * len(records), _bytes(records))
             db.executemany(_CREATE, [_creation(r) for r in records])
             _add_to_count(db, len(records))
 
@@ -87,7 +88,7 @@ class SqliteStore(Store):
         updates = [_update(record) for record in records]
         try:
             with self._transaction() as db:
-                self._checkpoints.written(len(records), sum(len(r.row) + len(r.trace) for r in records))
+                self._checkpoints.written(len(records), _bytes(records))
                 if db.executemany(_COMMIT, updates).rowcount != len(updates):
                     raise _SomeMoved
         except _SomeMoved:  # which is rare: find out which, one by one
@@ -97,6 +98,7 @@ class SqliteStore(Store):
 
     def end(self, id: str, reason: EndReason, now: float) -> bool:
         with self._transaction() as db:
+            self._checkpoints.written(_MOVED_PAGES)
             return _end(db, [id], reason, now) == 1
 
     def expire(self, now: float, limit: int) -> list[str]:
@@ -109,6 +111,7 @@ class SqliteStore(Store):
                 renewed = [(id,) for id, at in due if at > now]
                 db.executemany("UPDATE sessions SET sweep_at=expires_at WHERE id=?", renewed)
                 expired = [id for id, at in due if at <= now]
+                self._checkpoints.written(_MOVED_PAGES * len(due))
                 _end(db, expired, "expired", now)
         return expired
 
@@ -206,6 +209,11 @@ def _check_foreign(path: Path) -> None:
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)) as db:
             is_new(db)
+
+
+def _bytes(records: Sequence[Record]) -> int:
+    """About how much these records put into the log, beside a page each."""
+    return sum(len(r.row) + len(r.trace) for r in records)
 
 
 def _creation(r: Record) -> tuple[object, ...]:
