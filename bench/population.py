@@ -151,7 +151,7 @@ class Population:
             self._hot.append(session)
             await asyncio.sleep(self._chance.expovariate(1 / self._plan.life_s))
             self._hot.remove(session)
-            while loop.owes(session):
+            while loop.owes(session):  # noqa: ASYNC110 - the loop has no event for one session
                 await asyncio.sleep(_LOOK_S)
             await (self._abandon(session) if session.mortal else self._delete(session))
         except (BenchError, OSError):

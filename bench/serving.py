@@ -44,7 +44,8 @@ def serving(
 ) -> Iterator[Server]:
     """Start it with these ``further`` options, wait until it serves, end it in order.
 
-    ``store``: the path of SQLite's file, or a URL; ``program`` takes the words of ``lstm-serve``. SystemExit with what the server said where it does not start.
+    ``store``: the path of SQLite's file, or a URL. ``program`` takes the words of ``lstm-serve``. SystemExit with what
+    the server said where it does not start.
     """
     place = store if isinstance(store, str) else f"sqlite:{store}"
     command = [*program, "serve", "--port", "0", "--store", place, "--model-repository", str(models)]

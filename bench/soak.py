@@ -27,7 +27,7 @@ from bench import witness_model
 from bench.errors import BenchError
 from bench.figures import Tally
 from bench.population import Plan, Population
-from bench.processor import cpu_seconds, server_processes
+from bench.processor import server_processes
 from bench.serving import Server, serving
 from bench.soak_report import MB, Sample, Soak, draw, line, table, verdict
 from bench.vitals import Vitals, look
@@ -144,7 +144,7 @@ async def load(
     round_s = min(ROUND_S, options.minutes * 6)
     soak.capacity = [await population.capacity(FLYING, round_s) for _ in range(ROUNDS)]
     soak.rate = options.share * min(soak.capacity)
-    told = ", ".join(f"{round:,.0f}" for round in sorted(soak.capacity))
+    told = ", ".join(f"{reached:,.0f}" for reached in sorted(soak.capacity))
     say(f"capacity {told} requests/s with {FLYING} in flight; load {soak.rate:,.0f}/s")
 
     def stop() -> None:
@@ -201,9 +201,9 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every-s", type=float, default=4.0, help="seconds between two looks")
-    for plan in fields(Plan):
-        kind = type(plan.default)
-        parser.add_argument(f"--{plan.name.replace('_', '-')}", type=kind, default=plan.default, help=HELP[plan.name])
+    for each in fields(Plan):
+        kind = type(each.default)
+        parser.add_argument(f"--{each.name.replace('_', '-')}", type=kind, default=each.default, help=HELP[each.name])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()

@@ -3,7 +3,7 @@
 Owns the limits of what counts as flat.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,25 @@ _NAMES = {
     "log_mb": "write-ahead log, MB", "stored": "sessions stored", "p50_ms": "p50, ms", "p99_ms": "p99, ms",
     "cpu_us": "server CPU, µs per request",
 }  # fmt: skip
+PANELS = {
+    "latency, ms": {"longest_ms": "longest", "p99_ms": "p99", "p50_ms": "p50"},
+    "requests per second": {"requests_per_s": "answered"},
+    "server CPU, µs per request": {"cpu_us": "server"},
+    "the machine: other programs, and its own pace": {"others": "cores in use", "pace_ms": "ms for a piece of work"},
+    "memory, MB": {"memory_mb": "anonymous"},
+    "on the disk, MB": {"database_mb": "database", "log_mb": "write-ahead log", "uncopied_mb": "of it not yet copied"},
+    "sessions": {"stored": "stored", "live": "in memory", "stepping": "stepping"},
+    "open files, threads": {"files": "files", "threads": "threads"},
+}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One look; times and counts are those since the look before. ``late_ms``: p99 of sending too late, by our own fault;
-    ``others``: cores that other programs used; ``pace_ms``: CPU time of a fixed piece of work."""
+    """One look; times and counts are those since the look before.
+
+    ``late_ms``: p99 of sending too late, by our own fault; ``others``: cores that other programs used; ``pace_ms``: CPU
+    time of a fixed piece of work.
+    """
 
     at_s: float
     memory_mb: float
@@ -136,10 +149,10 @@ def verdict(soak: Soak) -> str:
 def line(sample: Sample) -> str:
     """Live progress."""
     return (
-        f"{sample.at_s / 60:6.1f} min {sample.requests_per_s:6.0f}/s  p50 {sample.p50_ms:5.1f} p99 {sample.p99_ms:6.1f} "
-        f"ms  {sample.cpu_us:4.0f} µs  memory {sample.memory_mb:6.1f} MB  files {sample.files}  db "
-        f"{sample.database_mb:.1f} log {sample.log_mb:.1f} MB  sessions {sample.stored} ({sample.live} live)  problems "
-        f"{sample.problems}"
+        f"{sample.at_s / 60:6.1f} min {sample.requests_per_s:6.0f}/s  p50 {sample.p50_ms:5.1f} "
+        f"p99 {sample.p99_ms:6.1f} ms  {sample.cpu_us:4.0f} µs  memory {sample.memory_mb:6.1f} MB  "
+        f"files {sample.files}  db {sample.database_mb:.1f} log {sample.log_mb:.1f} MB  sessions {sample.stored} "
+        f"({sample.live} live)  problems {sample.problems}"
     )
 
 
@@ -147,26 +160,15 @@ def draw(path: Path, soak: Soak) -> None:
     """The samples over time, one panel for each kind of figure."""
     from matplotlib.figure import Figure  # without pyplot, which would keep global state and look for a display
 
-    panels: Sequence[tuple[str, Sequence[tuple[str, str]], bool]] = (
-        ("latency, ms", (("longest_ms", "longest"), ("p99_ms", "p99"), ("p50_ms", "p50")), True),
-        ("requests per second", (("requests_per_s", "answered"),), False),
-        ("µs of server CPU per request", (("cpu_us", "server"),), False),
-        ("others: cores; the machine's pace: ms for a fixed piece of work", (("others", "cores"), ("pace_ms", "ms")), False),
-        ("memory, MB", (("memory_mb", "anonymous"),), False),
-        ("database, MB", (("database_mb", "file"), ("log_mb", "write-ahead log"), ("uncopied_mb", "log, not yet copied")),
-         False),
-        ("sessions", (("stored", "stored"), ("live", "in memory"), ("stepping", "stepping")), False),
-        ("open files, threads", (("files", "files"), ("threads", "threads")), False),
-    )  # fmt: skip
     figure = Figure(figsize=(13, 12), layout="constrained")
     minutes = [sample.at_s / 60 for sample in soak.samples]
-    for axes, (title, lines, logarithmic) in zip(figure.subplots(4, 2, sharex=True).flat, panels, strict=True):
-        for name, label in lines:
+    for axes, (title, lines) in zip(figure.subplots(4, 2, sharex=True).flat, PANELS.items(), strict=True):
+        for name, label in lines.items():
             axes.plot(minutes, [getattr(sample, name) for sample in soak.samples], label=label, linewidth=0.8)
         axes.axvspan(0, soak.warm_up_s / 60, color="grey", alpha=0.15, linewidth=0)
         axes.set_title(title, fontsize=10)
         axes.grid(visible=True, alpha=0.3)
-        if logarithmic:
+        if "longest_ms" in lines:
             axes.set_yscale("log")
         else:
             axes.set_ylim(0, None)

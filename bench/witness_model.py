@@ -6,7 +6,7 @@ What a step costs is the LSTM's; whether one was lost or applied twice is told b
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import GraphProto, TensorProto, helper, numpy_helper
 
 from export.graph import LENGTHS, build
 from export.signature import attach, describe
@@ -41,7 +41,7 @@ def write(path: Path, layers: int = LAYERS, hidden: int = HIDDEN) -> None:
     path.write_bytes(attach(model, signature.model_copy(update=told)))
 
 
-def _add_sum(graph: "helper.GraphProto", sequence: str) -> None:
+def _add_sum(graph: GraphProto, sequence: str) -> None:
     """State ``sum`` [batch, 1], output ``total`` [batch, time, 1]: the sum so far after each step."""
     node, constant = helper.make_node, numpy_helper.from_array
     # The state stands first in the sum, so that the order of additions is the same however a sequence is cut.

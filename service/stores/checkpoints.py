@@ -29,9 +29,9 @@ class Checkpoints:
         self._grown = 0  # bytes of the log since the last one, about: changed under the lock of writers
         self._asked = False
 
-    def written(self, pages: int, bytes: int = 0) -> None:
+    def written(self, pages: int, more_bytes: int = 0) -> None:
         """About so much is going into the log; called by whoever holds the lock of writers."""
-        self._grown += pages * _PAGE_BYTES + bytes
+        self._grown += pages * _PAGE_BYTES + more_bytes
         if self._grown >= _MOST_BYTES and not self._asked:
             self._asked = True
             self._thread.submit(self._run)

@@ -10,7 +10,7 @@ import pytest
 
 from service.errors import StoreUnavailable, UndecodableState
 from service.state import Record, checksum
-from service.stores import sqlite
+from service.stores import checkpoints, sqlite
 from service.stores.base import Ended
 from service.stores.sqlite import SqliteStore
 from tests.support.records import START_S, moved, plain, record
@@ -84,7 +84,7 @@ def test_housekeeping_copies_the_log_back(
     store.create([record("a")])
     store.maintain()
     shutil.copy(path, tmp_path / "before.db")
-    monkeypatch.setattr(sqlite, "_CHECKPOINT_BYTES", 0)
+    monkeypatch.setattr(checkpoints, "_SOME_BYTES", 0)
     store.maintain()
     shutil.copy(path, tmp_path / "after.db")
     tables = "SELECT count(*) FROM sqlite_master WHERE name='sessions'"
