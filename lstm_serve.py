@@ -1,8 +1,8 @@
 """The one command line, ``lstm-serve``: it puts the stations' commands together and turns errors into one sentence.
 
 Each station keeps its own commands (``model/command.py``, ``export/command.py``, ``service/command.py``,
-``bench/command.py``); none of them imports torch, onnx or the server before it is really called, so that help is quick
-and a server needs no torch.
+``service/admin/command.py``, ``bench/command.py``); none of them imports torch, onnx or the server before it is really
+called, so that help is quick and a server needs no torch.
 """
 
 import sys
@@ -16,6 +16,7 @@ import bench.command
 import export.command
 import model.command
 import model.studies.command
+import service.admin.command
 import service.command
 from bench.errors import BenchError
 from export.errors import ExportError
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(model.command.app, name="train", short_help="Train a recurrent network.")
 app.add_typer(model.studies.command.app, name="study", short_help="Measure what the cells differ in.")
+app.add_typer(service.admin.command.app, name="sessions", short_help="Move, list and check the sessions of a store.")
 for commands in (export.command.app, service.command.app, bench.command.app):
     app.registered_commands += commands.registered_commands
 

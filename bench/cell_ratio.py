@@ -6,6 +6,7 @@ A training step is forward and backward. The cells take turns in each round, and
 machines are noisy, so compare figures of one run with each other. One thread.
 """
 
+import bench.extra  # isort: skip  # noqa: F401 - before what it looks for
 import argparse
 import time
 from collections.abc import Callable

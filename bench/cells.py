@@ -8,6 +8,7 @@ shared and their speed swings: all times are CPU times of one thread, and the ce
 in training as in timing, so that what disturbs one disturbs all.
 """
 
+import bench.extra  # isort: skip  # noqa: F401 - before what it looks for
 import argparse
 import json
 import re

@@ -26,7 +26,7 @@ from bench.errors import BenchError
 from bench.inside import Bare, Inside
 from bench.serving import Server, serving
 from bench.streams import Client
-from bench.yardstick import repository
+from bench.yardstick import onnx_file, repository
 
 WARM_UP_STEPS = 32
 PREFILLS = 3  # of a round: the quickest counts, as with ONNX Runtime's cuts
@@ -130,7 +130,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, usual in (("streams", 64), ("steps", 256), ("prefill", 10_000), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=usual)
-    parser.add_argument("--onnx", type=Path, help="the model of the comparison of model servers")
+    parser.add_argument("--onnx", type=onnx_file, help="the model of the comparison of model servers")
     parser.add_argument("--out", type=Path, help="a JSON report")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

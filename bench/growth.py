@@ -44,6 +44,13 @@ from bench.weighing import weighed
 WARM_UP_S = 1.5
 SETTLED = 6_000  # sessions that are made live before memory is measured: the pages of SQLite's cache are filled then
 KB_A_SESSION = 4.4
+NUMBERS = (  # options, what each is unless told, and its help
+    ("active", 64, "sessions that are stepped, out of each store"),
+    ("rounds", 9, "rounds, in each of which every store has its turn; medians are told"),
+    ("live", 30_000, "sessions that are made live to weigh them"),
+    ("starts", 5, "starts with no sessions, and with the most; medians are told"),
+    ("seed", 0, "seed of the sessions and of which are stepped"),
+)
 
 
 class Stock:
@@ -218,11 +225,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Measure, tell, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="1000,100000,1000000")
-    for name, default in (("active", 64), ("rounds", 9), ("live", 30_000), ("starts", 5), ("seed", 0)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--sizes", default="1000,100000,1000000", help="numbers of sessions in a store, with commas")
+    for name, default, told in NUMBERS:
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{told} (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="measured seconds of a round (%(default)s)")
+    parser.add_argument("--out", type=Path, help="JSON report to write")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # in order: the servers are stopped, the folder deleted
     report = measure(options)

@@ -41,7 +41,7 @@ class Session:
         status, body = await self._link.call(b"POST", b"/v1/sessions", json.dumps(wanted).encode())
         if status != 201:
             self._link.close()
-            raise BenchError(f"the server makes no session: {_told(status, body)}")
+            raise BenchError(f"the server makes no session: {told(status, body)}")
         self._path = b"/v1/sessions/" + str(json.loads(body)["id"]).encode()
 
     async def attach(self, id: str) -> None:
@@ -49,7 +49,7 @@ class Session:
         self._path = b"/v1/sessions/" + id.encode()
         status, body = await self._call(b"GET")
         if status != 200:
-            raise BenchError(f"the server has no session {id}: {_told(status, body)}")
+            raise BenchError(f"the server has no session {id}: {told(status, body)}")
         self.position = int(json.loads(body)["position"])
 
     def hang_up(self) -> None:
@@ -138,8 +138,8 @@ class Session:
         if status == 200:
             if body.startswith(b'{"position":%d,"steps":%d,' % (reached, self._steps)):
                 return None
-            told = document(body)
-            return None if (told.get("position"), told.get("steps")) == (reached, self._steps) else WRONG
+            answer = document(body)
+            return None if (answer.get("position"), answer.get("steps")) == (reached, self._steps) else WRONG
         return self._refused(status, body)
 
     def _refused(self, status: int, body: bytes) -> str:
@@ -168,5 +168,6 @@ def kind_of(status: int, body: bytes) -> str:
     return kind if kind not in ("", "blank") else f"status-{status}"
 
 
-def _told(status: int, body: bytes) -> str:
+def told(status: int, body: bytes) -> str:
+    """A refusal as its kind and the server's own sentence."""
     return f"{kind_of(status, body)}, {document(body).get('detail', 'no reason told')}"

@@ -24,7 +24,7 @@ from urllib.request import urlopen
 
 from bench.processor import cpu_seconds, server_processes
 from bench.serving import PROGRAM, serving
-from bench.yardstick import repository
+from bench.yardstick import onnx_file, repository
 
 INTERVAL_S = 0.001
 MADE_S = 3  # until the sessions are made, and the measurement runs
@@ -130,7 +130,7 @@ def main() -> None:
         sampled(sys.argv[2], sys.argv[3:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--onnx", type=Path, help="model of the comparison; an untrained one as large unless told")
+    parser.add_argument("--onnx", type=onnx_file, help="model of the comparison; an untrained one as large unless told")
     parser.add_argument("--sessions", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=8.0, help="of the profile")
     parser.add_argument("--docs", type=Path, help="page whose table is to be written")

@@ -21,7 +21,7 @@ from bench.options import Address, Options
 from bench.report import rows
 from bench.running import describe
 from bench.serving import serving
-from bench.yardstick import repository
+from bench.yardstick import onnx_file, repository
 from service.engine.repository import load_repository
 from service.settings import load_settings
 
@@ -49,7 +49,9 @@ CASES = [Case(f, steps, binary) for f, steps in ((1, 1), (16, 1), (1, 100)) for 
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.stream")
-    parser.add_argument("--onnx", type=Path, help="the model of the comparison; an untrained one as large unless told")
+    parser.add_argument(
+        "--onnx", type=onnx_file, help="the model of the comparison; an untrained one as large unless told"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--out", type=Path, help="JSON report to write")

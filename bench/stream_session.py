@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.errors import BenchError
 from bench.messages import Format
 from bench.options import Address
-from bench.session import LOST, WRONG, Session, document
-from bench.websocket import StreamLink, frame
+from bench.session import LOST, WRONG, Session, document, kind_of, told
+from bench.websocket import Refused, StreamLink, frame
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,16 @@ class StreamSession(Session):
         self._flying: deque[tuple[float, bytes]] = deque()  # when it began, and the frame
 
     async def create(self, **more: object) -> None:
-        """Begin it, and let go of the connection for that."""
+        """Begin it, let go of the connection for that, and open the stream; BenchError where that is refused."""
         await super().create(**more)
         self._link.close()
+        try:
+            await self._connect()
+        except Refused as refused:
+            raise BenchError(f"the server opens no stream: {told(refused.status, refused.body)}") from None
+
+    async def _connect(self) -> None:
+        await self._stream.connect(self._path + b"/stream?in_flight=%d" % self._way.in_flight)
 
     async def delete(self) -> str | None:
         """Close the stream, and end the session."""
@@ -66,10 +74,10 @@ class StreamSession(Session):
     async def _dial(self) -> None:
         """Connect, and send all that is in flight: what was applied before is answered again, and nothing is twice."""
         try:
-            await self._stream.connect(self._path + b"/stream?in_flight=%d" % self._way.in_flight)
-        except OSError:
+            await self._connect()
+        except OSError as error:
             self._dialling = None
-            self._fail("connection-refused")
+            self._fail(kind_of(error.status, error.body) if isinstance(error, Refused) else "connection-refused")
         else:
             self._dialling = None
             self._stream.send(b"".join(message for _, message in self._flying))

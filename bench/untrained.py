@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+import bench.extra  # isort: skip  # noqa: F401 - before what it looks for
 from export.graph import build
 from export.signature import attach, describe
 from export.weights import Language, Layer, Recurrence

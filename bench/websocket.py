@@ -19,6 +19,14 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _END = b"\r\n\r\n"
 
 
+class Refused(ConnectionRefusedError):
+    """The server answered the handshake with something else: its status and body."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(f"no stream was opened: status {status}")
+        self.status, self.body = status, body
+
+
 class NotWebSocket(Exception):
     """What arrived is no whole message of a server."""
 
@@ -79,7 +87,7 @@ class StreamLink(asyncio.Protocol):
         return self._transport is not None and self._opening is None
 
     async def connect(self, path: bytes) -> None:
-        """Connect and shake hands; OSError where nobody listens, or that is refused."""
+        """Connect and shake hands; OSError where nobody listens, ``Refused`` where the server opens no stream."""
         loop = asyncio.get_running_loop()
         self._head, self._reader, self._opening = b"", Reader(), loop.create_future()
         await loop.create_connection(lambda: self, self._address.host, self._address.port)
@@ -136,8 +144,10 @@ class StreamLink(asyncio.Protocol):
         if lines[0].startswith(b"http/1.1 101 ") and accepted in lines:
             self._opening.set_result(None)
             return rest
-        self._opening.set_exception(ConnectionRefusedError(f"no stream was opened: {head[:40]!r}"))
-        self.close()
+        if len(rest) >= _length(lines):
+            status = lines[0][9:12]
+            self._opening.set_exception(Refused(int(status) if status.isdigit() else 0, rest))
+            self.close()
         return b""
 
     def _control(self, opcode: int, payload: bytes) -> None:
@@ -155,3 +165,9 @@ class StreamLink(asyncio.Protocol):
             self._transport = None
             if self._opening is None:
                 self.lost()
+
+
+def _length(lines: list[bytes]) -> int:
+    """How long the body is, as the head says."""
+    name = b"content-length:"
+    return next((int(line[len(name) :]) for line in lines if line.startswith(name)), 0)

@@ -5,6 +5,8 @@ The model has inputs ``tokens`` int64 [batch, time], ``h0`` and ``c0`` float32 [
 log-probabilities, a LogSoftmax behind its logits.
 """
 
+import bench.extra  # isort: skip  # noqa: F401 - before what it looks for
+import argparse
 import json
 import shutil
 import sys
@@ -12,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from bench import untrained
 from service.artifact import SIGNATURE_KEY, Signature, StateSpec, TensorSpec
@@ -39,8 +41,8 @@ def command(port: int, onnx_path: str, name: str) -> list[str]:
 
 
 def adopt(source: Path, target: Path) -> None:
-    """Write the model as an artifact."""
-    model = onnx.load(source)
+    """Write the model as an artifact; a sentence and the end where it is another model."""
+    model = _read(source)
     model.graph.node.append(helper.make_node("LogSoftmax", ["logits"], ["logprobs"], axis=-1))
     model.graph.output[0].CopyFrom(
         helper.make_tensor_value_info("logprobs", TensorProto.FLOAT, ["batch", "seq", SYMBOLS])
@@ -61,6 +63,24 @@ def adopt(source: Path, target: Path) -> None:
     helper.set_model_props(model, {SIGNATURE_KEY: signature.model_dump_json()})
     target.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, target)
+
+
+def onnx_file(text: str) -> Path:
+    """The value of ``--onnx``: a file."""
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return Path(text)
+
+
+def _read(source: Path) -> ModelProto:
+    try:
+        model = onnx.load(source)
+    except Exception as error:  # noqa: BLE001 - protobuf's own, whatever it meets in the bytes
+        sys.exit(f"{source} cannot be read as an ONNX file ({type(error).__name__})")
+    taken, told = ({value.name for value in values} for values in (model.graph.input, model.graph.output))
+    if not ({"tokens", "h0", "c0"} <= taken and {"logits", "hn", "cn"} <= told):
+        sys.exit(f"{source} is not the model of the comparison, which takes tokens, h0, c0 and tells logits, hn, cn")
+    return model
 
 
 def repository(onnx_path: Path | None, folder: Path) -> tuple[Path, str]:

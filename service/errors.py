@@ -111,7 +111,7 @@ class ShuttingDown(ServiceError):
 
 
 class EngineUnavailable(ServiceError):
-    """The engine's process is being started again; nothing was applied."""
+    """The engine's process is starting, for the first time or again; nothing was applied."""
 
 
 class StoreUnavailable(ServiceError):

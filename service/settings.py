@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import store_url
@@ -152,9 +153,33 @@ def load_settings(**chosen: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        reason = first["msg"].removeprefix("Value error, ")
-        sentence = f"setting {name}: {reason} (got {first['input']!r})" if name else reason
-        raise SettingsError(sentence, field=name or None) from error
+        told = _told(first, _as_written(name, chosen)) if name else first["msg"].removeprefix("Value error, ")
+        raise SettingsError(told, field=name or None) from error
+
+
+_MUST = {  # by pydantic's type of an error: what the value has to be
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than_equal": "{le:g} or less",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_parsing": "true or false",
+    "literal_error": "{expected}",
+}
+
+
+def _told(error: ErrorDetails, written: str) -> str:
+    """What is wrong with a value, in the words of whoever wrote it."""
+    if error["type"] not in _MUST:
+        return f"{written}: {error['msg']} (got {error['input']!r})"
+    return f"{written} is {error['input']!r}, and has to be {_MUST[error['type']].format(**error.get('ctx', {}))}"
+
+
+def _as_written(name: str, chosen: Mapping[str, object]) -> str:
+    """A setting as an option, or as the variable of the environment that it came from."""
+    return f"--{name.replace('_', '-')}" if name in chosen else PREFIX + name.upper()
 
 
 def _refuse_misspelled(environment: Mapping[str, str]) -> None:

@@ -22,6 +22,7 @@ _MOST_HEADS = 16  # that a connection remembers: they differ in the length of th
 _MOST_HEAD = 65_536  # bytes of a head that does not come to its end
 _KNOWN_HEAD = 2048  # bytes of a head that is remembered
 _MOST_BYTES = 65_536  # of a body that goes the short way; larger ones are not what it was made for
+_ARRIVAL_S = 120.0  # for a whole request to arrive in, from its first byte on, or for the first to begin
 _STEPS = re.compile(rb"/v1/sessions/([\w-]+)/steps")
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "
 
@@ -31,8 +32,9 @@ class Connection(HttpToolsProtocol):
 
     Mutable state beside uvicorn's own: ``_reading`` (the exchange whose request is being read), ``_answering`` (the
     exchange, or uvicorn's cycle, whose answer comes next), ``_quiet_since`` (loop time since which there was none),
-    ``_between`` (whether the parser waits for a request), ``_heads`` (those of short requests that were parsed, each
-    with its session and the length of its body), ``_head`` (bytes that came since a head began; -1 between heads),
+    ``_served`` (whether there ever was one), ``_between`` (whether the parser waits for a request), ``_begun`` (loop
+    time at which the one that it reads began), ``_heads`` (those of short requests that were parsed, each with its
+    session and the length of its body), ``_head`` (bytes that came since a head began; -1 between heads),
     ``_upgrading`` (a stream waits for the answers that are due before it).
     """
 
@@ -42,11 +44,18 @@ class Connection(HttpToolsProtocol):
         self._reading: Exchange | None = None
         self._parsed: Exchange | None = None
         self._answering: Exchange | RequestResponseCycle | None = None
-        self._quiet_since = 0.0
+        self._quiet_since = self._begun = 0.0
         self._between = True
+        self._served = False
         self._heads: dict[bytes, tuple[str, int]] = {}
         self._head = -1
         self._upgrading = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """See ``asyncio.Protocol``."""
+        super().connection_made(transport)
+        self._quiet_since = self.loop.time()
+        self._look_again(_ARRIVAL_S)
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``. A head that was parsed before means the same again: clients repeat theirs to the
@@ -114,6 +123,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins. What uvicorn prepares for it is made once it is known to go its way."""
         self._between = False
+        self._begun = self.loop.time()
         self._head = 0
         self.url = b""
         self.headers = []
@@ -194,7 +204,9 @@ class Connection(HttpToolsProtocol):
             self.handle_websocket_upgrade()
             return
         self._quiet_since = self.loop.time()
-        if self.timeout_keep_alive_task is None:
+        if not self._served:
+            self._served = True
+            self._stop_timer()
             self._look_again(self.timeout_keep_alive)
 
     def _unset_keepalive_if_required(self) -> None:
@@ -206,16 +218,26 @@ class Connection(HttpToolsProtocol):
             self.timeout_keep_alive_task = None
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close a connection on which nothing has come for long; look again later where something has."""
+        """Close a connection whose client has been waited for too long; look again later at others."""
         self.timeout_keep_alive_task = None
         if self.transport.is_closing():
             return
-        busy = self.cycle is not None and not self.cycle.response_complete
-        left_s = self._quiet_since + self.timeout_keep_alive - self.loop.time()
-        if busy or left_s > 0:
-            self._look_again(self.timeout_keep_alive if busy else left_s)
+        until = self._waits_until()
+        if until is None or until > self.loop.time():
+            self._look_again(self.timeout_keep_alive if until is None else until - self.loop.time())
         else:
             self.transport.close()
+
+    def _waits_until(self) -> float | None:
+        """Loop time until which the next request, or the rest of this one, is waited for; None: it is our turn."""
+        answering = self._answering
+        if self._between:
+            return None if answering else self._quiet_since + (self.timeout_keep_alive if self._served else _ARRIVAL_S)
+        if answering is not None:  # it may be that of the request before
+            comes = answering is self.cycle and (self._reading is not None or answering.more_body)
+            if not comes or self.flow.read_paused:
+                return None
+        return max(self._begun, self._quiet_since) + _ARRIVAL_S
 
     def _look_again(self, after_s: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(after_s, self.timeout_keep_alive_handler)

@@ -9,14 +9,15 @@ from service.api.websocket import GOING_AWAY, PING, close_frame, frame
 
 PING_S = 20.0  # of silence, after which a client is asked whether it is still there; as long again, and it has gone
 CLOSE_S = 5.0  # for the client's part of the closing handshake
+FAILED_S = 1.0  # for a client that broke the protocol to hang up, once it has been told so
 
 
 class Lifeline(asyncio.Protocol, ABC):
     """The part of a stream that knows of its end, and nothing of what is said on it.
 
     Mutable state: ``_ending`` (the close frame, sent when nothing is in flight any more), ``_told`` (it was sent),
-    ``_left`` (the client's has come), ``_deaf`` (nothing is read from the client now), ``_heard`` (loop time at which
-    something came last), ``_timer``, ``gone``.
+    ``_left`` (the client's has come), ``_failed`` (the client broke the protocol), ``_deaf`` (nothing is read from the
+    client now), ``_heard`` (loop time at which something came last), ``_timer``, ``gone``.
     """
 
     def __init__(self, server_state: Any) -> None:  # noqa: ANN401 - uvicorn's own
@@ -24,7 +25,7 @@ class Lifeline(asyncio.Protocol, ABC):
         self._loop = asyncio.get_running_loop()
         self._heard = self._loop.time()
         self._ending: bytes | None = None
-        self._told = self._left = self._deaf = self.gone = False
+        self._told = self._left = self._failed = self._deaf = self.gone = False
         self._timer: asyncio.TimerHandle | None = None
 
     @abstractmethod
@@ -53,6 +54,11 @@ class Lifeline(asyncio.Protocol, ABC):
             self._ending = close_frame(code, reason)
             self._say_end()
 
+    def fail(self, code: int, reason: str) -> None:
+        """What came breaks the protocol: the client is told so, and its part of the handshake is not waited for."""
+        self._failed = True
+        self.end(code, reason)
+
     def _say_end(self) -> None:
         if self._ending is None or self._told or self.gone or not self._quiet():
             return
@@ -60,6 +66,9 @@ class Lifeline(asyncio.Protocol, ABC):
         self._transport.write(self._ending)
         if self._left:
             self._transport.close()
+        elif self._failed:  # not closed at once: what the client goes on sending would have it miss what it is told
+            self._transport.write_eof()
+            self._set_timer(FAILED_S, self._transport.abort)
         else:
             self._set_timer(CLOSE_S, self._transport.abort)
 

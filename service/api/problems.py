@@ -43,7 +43,7 @@ TABLE: dict[type[ServiceError], tuple[int, str, str]] = {
     errors.Overloaded: (503, "overloaded", "Too many requests are waiting"),
     errors.DeadlineExceeded: (503, "deadline-exceeded", "The request waited too long"),
     errors.ShuttingDown: (503, "shutting-down", "The service is shutting down"),
-    errors.EngineUnavailable: (503, "engine-unavailable", "The engine is being started again"),
+    errors.EngineUnavailable: (503, "engine-unavailable", "The engine is starting"),
     errors.StoreUnavailable: (503, "store-unavailable", "The session store cannot commit or load"),
     errors.OutcomeUnknown: (503, "outcome-unknown", "The session store was lost before it answered"),
 }

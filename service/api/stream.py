@@ -138,7 +138,7 @@ class Stream(Lifeline):
                     self._submit(opcode, payload)
         except Fault as fault:
             self._receiver = None
-            self.end(fault.code, fault.reason)
+            self.fail(fault.code, fault.reason)
         self._live = None
         full = receiver.waiting and not self._room() and self._receiver is not None
         if full != self._deaf:

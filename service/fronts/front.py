@@ -29,7 +29,7 @@ class FrontServer(uvicorn.Server):
         self._sessions = sessions = RemoteSessions(folder / LINK)
         steps = StepsEndpoint(sessions, sessions, settings.max_body_bytes, settings.max_steps)
         limits = Limits(settings.max_body_bytes, settings.max_steps, settings.max_session_queue)
-        relay = Relay(folder / HTTP, steps, Streams(sessions, StreamCounts(sessions), limits))
+        relay = Relay(folder / HTTP, steps, Streams(sessions, StreamCounts(sessions), limits), sessions.unavailable)
         super().__init__(configuration(relay, settings, drain_s=settings.drain_s + _LATER_S, lifespan="off"))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

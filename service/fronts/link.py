@@ -127,7 +127,7 @@ class RemoteSessions:
         try:
             model = await found
         except EngineLost:  # nothing was to be applied
-            raise unavailable() from None
+            raise self.unavailable() from None
         if len(self._known) >= _KNOWN:
             del self._known[next(iter(self._known))]
         self._known[id] = RemoteSession(id, owner, model)
@@ -152,6 +152,11 @@ class RemoteSessions:
                     self._link.say(Left(ref))
                     return
 
+    def unavailable(self) -> EngineUnavailable:
+        """The error of what the engine has not been asked."""
+        starting = "being started again" if self.connected.is_set() else "starting"
+        return EngineUnavailable(f"the engine's process is {starting}")
+
     def refused(self, reason: str, status: int) -> None:
         """See ``api.stepping.Counts``: the metrics are the engine's."""
         self.tell(Refused(reason, status))
@@ -166,7 +171,7 @@ class RemoteSessions:
 
     def _ask(self, kind: Any, reply: Reply, *arguments: object) -> None:  # noqa: ANN401 - a kind of message
         if self._link is None:
-            raise unavailable()
+            raise self.unavailable()
         self._last += 1
         self._link.waiting[self._last] = reply
         self._link.say(kind(self._last, *arguments))
@@ -185,11 +190,6 @@ class StreamCounts:
     def answered(self, status: int, seconds: float) -> None:
         """See ``api.stepping.Counts``."""
         self._sessions.tell(Counted(status, seconds))
-
-
-def unavailable() -> EngineUnavailable:
-    """The error of what the engine has not been asked."""
-    return EngineUnavailable("the engine's process is being started again")
 
 
 def _error(failed: Failed) -> Exception:

@@ -3,4 +3,5 @@
 HTTP = "http"  # the socket of the engine's HTTP app, in the folder that they share
 LINK = "link"  # the socket for steps, in messages
 READY = b"ready\n"  # said to the supervisor once requests can be taken
+BEAT, BEAT_S = b"\n", 5.0  # what the supervisor hears after that, and how often
 REFUSED = 2  # exit status of a process that has said why it does not start

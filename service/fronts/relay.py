@@ -5,6 +5,7 @@ readers token by token; a client that goes takes its upstream connection along, 
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from service.api.asgi import HANG_UP, ClientDisconnected, Receive, Scope, Send, 
 from service.api.problems import Headers
 from service.api.steps import StepsEndpoint
 from service.api.streams import Streams
-from service.fronts.link import unavailable
+from service.errors import EngineUnavailable
 
 _HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"expect", b"te", b"trailer"}
 _MOST_BYTES = 262_144  # of an answer that are held for a client that reads slowly
@@ -23,8 +24,11 @@ _MOST_BYTES = 262_144  # of an answer that are held for a client that reads slow
 class Relay:
     """An ASGI app in front of another one that listens on the Unix socket at ``path``."""
 
-    def __init__(self, path: Path, steps: StepsEndpoint, streams: Streams) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path, steps: StepsEndpoint, streams: Streams, unavailable: Callable[[], EngineUnavailable]
+    ) -> None:
+        """``unavailable``: the error of what cannot be handed on, as nobody listens."""
+        self._path, self._unavailable = path, unavailable
         self.steps, self.streams = steps, streams  # what the connections of this front end answer themselves
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +64,7 @@ class Relay:
         return upstream
 
     async def _refuse(self, send: Send) -> None:
-        status, body, headers = self.steps.refusal(unavailable())
+        status, body, headers = self.steps.refusal(self._unavailable())
         with suppress(ClientDisconnected):
             await respond(send, status, body, headers)
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 
-from service.fronts.paths import READY
+from service.fronts.paths import BEAT_S, READY
 from service.settings import PREFIX, Settings
 from service.sockets import bind, url
 
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 5.0  # before a process is started again, doubled while it ends at once
 _SETTLED_S = 10.0  # a process that ran so long did not end at once
+_SILENT_BEATS = 12  # in a row, so after 60 s, a process hangs and is killed
 _GRACE_S = 5.0  # beyond drain_s, before a process that does not end is killed
 
 
@@ -158,7 +159,25 @@ class Kept:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         if await process.stdout.readline() == READY:
             self.ready.set()
+            await self._listen(process, process.stdout)
         return await process.wait()
+
+    async def _listen(self, process: asyncio.subprocess.Process, told: asyncio.StreamReader) -> None:
+        """Until it ends, or hangs: then it is killed, which loses nothing that was acknowledged.
+
+        Beats are counted, not seconds: where all processes were stopped together, each has its time anew.
+        """
+        silent = 0
+        while silent < _SILENT_BEATS:
+            try:
+                async with asyncio.timeout(BEAT_S):
+                    if not await told.readline():
+                        return
+                silent = 0
+            except TimeoutError:
+                silent += 1
+        log.error("the process %s has been silent for %g s: it hangs, and is killed", self.name, silent * BEAT_S)
+        process.kill()
 
 
 def _environment(settings: Settings, **others: object) -> dict[str, str]:

@@ -15,7 +15,7 @@ PACKAGES = ("service", "model", "export", "bench")
 
 # The units of service/, from the entry down. A unit may import those of lower lines, and nothing of its own line.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("command",),
+    ("command", "admin"),
     ("__main__",),
     ("fronts",),
     ("app", "server"),
@@ -35,10 +35,10 @@ LEVEL = {unit: -depth for depth, layer in enumerate(LAYERS) for unit in layer}
 # What may be seen of a package from outside, by whom: everything else in it is its own business. None: by everybody.
 DOORS: dict[str, set[str] | None] = {
     "service.stores.base": None,
-    "service.stores.opening": {"app", "command"},
+    "service.stores.opening": {"app", "admin"},
     "service.engine.runtime": None,
     "service.engine.gates": {"models"},
-    "service.engine.repository": {"models", "app", "command"},
+    "service.engine.repository": {"models", "app", "command", "admin"},
     "service.engine.ort": {"app"},  # which version runs
     "service.sessions.sessions": None,
     "service.sessions.requests": {"api", "fronts"},
@@ -63,8 +63,8 @@ OWNED: dict[str, set[str]] = {
     "fastapi": {"api", "app"},
     "starlette": {"api", "app"},
     "uvicorn": {"__main__", "server", "fronts", "api"},
-    "typer": {"command"},
-    "rich": {"command"},
+    "typer": {"command", "admin"},
+    "rich": {"command", "admin"},
     "onnxruntime": {"engine"},
     "sqlite3": {"stores"},
     "redis": {"stores"},

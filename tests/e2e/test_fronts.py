@@ -158,8 +158,11 @@ def test_nobody_outlives_the_supervisor(server: Server) -> None:
         client.post(f"{session}/steps", json={"inputs": [5]})
     children = server.children()
     assert len(children) == 2
+    folder = Path(Path(f"/proc/{children[0]}/cmdline").read_text().split("\0")[3])
+    assert folder.exists()
     server.kill()
     wait_until(lambda: not any(map(alive, children)))
+    assert not folder.exists()
     server.start()
     with server.client() as client:
         answer = client.post(f"{session}/steps", json={"inputs": [2], "position": 1})

@@ -42,8 +42,8 @@ def _refused(*options: str) -> str:
 class TestRefusals:
     def test_wrong_settings(self, models: Path) -> None:
         """A wrong setting stops the start and is named."""
-        assert "setting max_batch" in _refused("--max-batch", "0")
-        assert "setting port" in _refused("--port", "many")
+        assert "--max-batch is '0', and has to be 1 or more" in _refused("--max-batch", "0")
+        assert "--port is 'many', and has to be a whole number" in _refused("--port", "many")
         assert "default_ttl_s" in _refused("--default-ttl-s", "10", "--max-ttl-s", "5")
         assert "sqlite:PATH" in _refused("--store", "nowhere")
 

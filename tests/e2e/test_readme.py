@@ -1,5 +1,6 @@
 """The README keeps its word: its tour runs, its tables and its file tree are those of the code."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -75,6 +76,33 @@ def test_tour(tmp_path: Path) -> None:
         assert "urn:lstm-serve:problem" not in done.stdout
         assert '"position":300' in done.stdout
         assert "data: [DONE]" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="these are curl commands, and there is no curl")
+def test_mercy(tmp_path: Path) -> None:
+    """A server that the commands themselves started is killed and goes on; no other process is touched."""
+    script = re.search(r"```sh\n(.*?)```", _between("mercy", "end of mercy"), re.DOTALL)
+    assert script
+    with Server(tmp_path, ROOT / "model_repository") as server, server.client() as client:
+        wave = server.url + create(client, "sine")
+        client.post(f"{wave}/steps", json={"inputs": [n / 300 for n in range(300)]})
+    chosen = {"port": wave.split(":")[2].partition("/")[0], "store": f"sqlite:{tmp_path}/sessions.db"}
+    environment = os.environ | {f"LSTM_SERVE_{name.upper()}": value for name, value in chosen.items()} | {"WAVE": wave}
+    commands = (
+        script[1].replace(".venv/bin/lstm-serve", f"{sys.executable} lstm_serve.py").replace("curl ", "curl -sS ")
+    )
+    with (tmp_path / "told").open("w") as told:
+        done = subprocess.run(
+            ["bash", "-u", "-c", commands],
+            cwd=ROOT,
+            env=environment,
+            stdout=told,
+            stderr=told,
+            timeout=120,
+            check=False,
+        )
+    answers = re.findall(r'"position":(\d+)', (tmp_path / "told").read_text())
+    assert (done.returncode, answers[:3]) == (0, ["301"] * 3)  # behind them the last request's position is told
 
 
 def test_module(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ _CASES: dict[str, list[tuple[str, str, str]]] = {
     "LstmServeStoreUnavailable": [
         ('lstm_serve_rejected_total{reason="store-unavailable",instance="a:8000"}', _GROWS, _RESTS)
     ],
+    "LstmServeStoreWarns": [('lstm_serve_store_warnings{instance="a:8000"}', "1x60", "0x60")],
     "LstmServeUndecodable": [
         ('lstm_serve_rejected_total{reason="undecodable-state",instance="a:8000"}', _GROWS, _RESTS)
     ],

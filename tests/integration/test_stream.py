@@ -113,6 +113,7 @@ def test_what_is_too_large_is_closed_with_its_code(client: httpx.Client, server:
     with Client(server.url, f"{create(client, 'sum')}/stream") as stream:
         stream.socket.sendall(frame(BINARY, bytes(100_001)))
         assert stream.receive()[1][:2] == (1009).to_bytes(2, "big")
+        assert stream.socket.recv(1) == b""  # and that is the end, without the client's part
 
 
 def test_streams_are_counted_and_described(client: httpx.Client, server: Server) -> None:

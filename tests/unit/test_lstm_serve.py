@@ -23,7 +23,7 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     """The help lists what can be done."""
     assert _run(monkeypatch, "--help") == 0
     told = capsys.readouterr().out
-    for command in ("train", "study", "export", "adopt", "quantize", "verify", "serve", "models", "bench"):
+    for command in ("train", "study", "export", "adopt", "quantize", "verify", "serve", "models", "sessions", "bench"):
         assert f"\n  {command} " in told
 
 

@@ -50,7 +50,10 @@ class Scripted:
             if head.startswith(b"POST"):
                 writer.write(b'HTTP/1.1 201 X\r\ncontent-length: 12\r\n\r\n{"id": "s1"}')
             elif not self.opens:
-                writer.write(b"HTTP/1.1 404 X\r\ncontent-length: 0\r\n\r\n")
+                told = b'{"type": "urn:x:invalid-input", "detail": "in_flight is a number from 1 to 2"}'
+                writer.write(b"HTTP/1.1 422 X\r\ncontent-length: %d\r\n\r\n" % len(told))
+                await writer.drain()
+                writer.write(told)
             else:
                 self.opened.append(head.split(b" ")[1])
                 writer.write(accepted(read(head, 64).accept))
@@ -164,10 +167,19 @@ async def test_a_server_that_closes_is_answered(server: Scripted, session: Strea
     assert server.heard[1:3] == [(PONG, b"?"), (CLOSE, b"\x03\xe9")]
 
 
-async def test_a_stream_that_is_not_opened(server: Scripted, session: StreamSession) -> None:
-    """It is told as such."""
+async def test_a_stream_that_is_not_opened(server: Scripted) -> None:
+    """The user is told why, in the server's own sentence, before any load begins; the session can still be ended."""
     server.opens = False
-    assert [problem for _, problem in await over(session, 2)] == ["connection-refused"] * 2
+    session = StreamSession(server.address, "m", [b""], STEPS, 0, Way(3, Json()))
+    with pytest.raises(BenchError, match="opens no stream: invalid-input, in_flight is a number from 1 to 2"):
+        await session.create()
+
+
+async def test_a_stream_that_is_not_opened_again(server: Scripted, session: StreamSession) -> None:
+    """A refusal during the load is counted by its kind."""
+    server.opens = False
+    server.script = [HANG_UP]
+    assert [problem for _, problem in await over(session, 2)] == ["invalid-input"] * 2
 
 
 async def test_what_is_given_up_was_in_flight(server: Scripted, session: StreamSession) -> None:

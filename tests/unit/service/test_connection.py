@@ -312,6 +312,46 @@ class TestKeepAlive:
         served.connections[0].timeout_keep_alive_handler()
         assert await client.rest() == b""
 
+    @pytest.mark.parametrize(
+        "part",
+        [b"", STEP[:20], STEP[:-3], post("/v1/models", b"abc")[:-1]],
+        ids=["nothing", "head", "body", "long way"],
+    )
+    @pytest.mark.parametrize("served_before", [False, True])
+    async def test_a_request_that_does_not_come_is_not_waited_for(
+        self, monkeypatch: pytest.MonkeyPatch, served: Served, part: bytes, served_before: bool
+    ) -> None:
+        """Whoever opens a connection and does not send a whole request is hung up on when its time is over."""
+        client = await served.client()
+        if served_before:
+            client.send(post(PATH, b"{"))
+            await client.answer()
+        client.send(part)
+        await until(lambda: served.connections)
+        connection = served.connections[0]
+        await until(lambda: bool(part) != connection._between)
+        connection.timeout_keep_alive_handler()  # too early
+        assert not connection.transport.is_closing()
+        monkeypatch.setattr("service.api.connection._ARRIVAL_S", -1.0)
+        connection.timeout_keep_alive = -1
+        connection.timeout_keep_alive_handler()
+        assert await client.rest() == b""
+        assert served.sessions.asked.empty()
+
+    async def test_who_waits_for_us_is_not_hung_up_on(self, monkeypatch: pytest.MonkeyPatch, served: Served) -> None:
+        """While an answer is due, also one before a request that has begun to come, time does not run."""
+        client = await served.client()
+        client.send(STEP, STEP[:30])
+        reply = (await served.sessions.next())[2]
+        monkeypatch.setattr("service.api.connection._ARRIVAL_S", -1.0)
+        connection = served.connections[0]
+        connection.timeout_keep_alive = -1
+        connection.timeout_keep_alive_handler()
+        assert not connection.transport.is_closing()
+        reply.set_result((answer(5.0), False))
+        assert (await client.answer())[0] == 200
+        assert await client.rest() == b""
+
     async def test_it_ends_with_an_upgrade(self) -> None:
         """A WebSocket is not closed by the timer of the connection that it was."""
         upgraded: list[bytes] = []

@@ -8,6 +8,7 @@ import pytest
 
 from service.api.steps import StepsEndpoint
 from service.api.streams import Limits, Streams
+from service.errors import EngineUnavailable
 from service.fronts.relay import Relay
 from tests.support.connection import Client, Served, Sessions, post, until
 from tests.support.fakes import PATIENCE_S
@@ -67,7 +68,12 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     """A front end before it."""
 
     def relay(steps: StepsEndpoint) -> Relay:
-        return Relay(tmp_path / "http", steps, Streams(Sessions(), Sessions(), Limits(1000, 10, 4)))
+        return Relay(
+            tmp_path / "http",
+            steps,
+            Streams(Sessions(), Sessions(), Limits(1000, 10, 4)),
+            lambda: EngineUnavailable("away"),
+        )
 
     made = Served(relay)
     await made.start()

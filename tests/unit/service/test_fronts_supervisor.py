@@ -6,9 +6,12 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from service.fronts.paths import BEAT
 from service.fronts.supervisor import Kept, Supervisor
 from service.settings import load_settings
 from service.sockets import bind
@@ -60,3 +63,33 @@ async def test_a_child_reads_the_settings_that_were_chosen(tmp_path: Path, monke
     assert json.loads(told["LSTM_SERVE_ALLOW_INEXACT"]) is True
     assert told["LSTM_SERVE_PORT"] == str(port)
     assert "LSTM_SERVE_MAX_BATCH" not in told
+
+
+async def test_a_process_that_hangs_is_killed_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was ready, runs, and is not heard of for so many beats: another one takes its place."""
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\necho started >> "{tmp_path}/told"\necho ready\nexec sleep 600\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr("service.fronts.supervisor.BEAT_S", 0.01)
+    process = kept([])
+    process.start()
+    await until(lambda: (tmp_path / "told").exists() and len((tmp_path / "told").read_text().split()) > 1)
+    ended = process.end(signal.SIGKILL)
+    assert ended is not None
+    await asyncio.wait_for(ended, PATIENCE_S)
+
+
+async def test_a_process_that_is_heard_of_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as it beats, and also when it has ended by itself."""
+    monkeypatch.setattr("service.fronts.supervisor._SILENT_BEATS", 1)
+    monkeypatch.setattr("service.fronts.supervisor.BEAT_S", PATIENCE_S)
+    killed: list[bool] = []
+    told = asyncio.StreamReader()
+    told.feed_data(BEAT * 3)
+    told.feed_eof()
+    fake = cast("asyncio.subprocess.Process", SimpleNamespace(kill=lambda: killed.append(True)))
+    await asyncio.wait_for(kept([])._listen(fake, told), PATIENCE_S)
+    assert killed == []

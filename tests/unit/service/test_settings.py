@@ -73,7 +73,7 @@ def test_a_wrong_setting_is_named_in_one_sentence(chosen: dict[str, object], nam
     """Whoever starts the service learns which setting is wrong, and why, without a traceback's worth of text."""
     with pytest.raises(SettingsError) as refused:
         load_settings(**chosen)
-    assert name in refused.value.detail
+    assert name in refused.value.detail.replace("-", "_") or name in refused.value.detail
     assert "\n" not in refused.value.detail
     assert str(next(iter(chosen.values()))) in refused.value.detail
 
@@ -85,7 +85,7 @@ FLOATS = [name for name, field in Settings.model_fields.items() if field.annotat
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_a_duration_is_a_number(name: str, value: str) -> None:
     """NaN and infinity pass every comparison or none, and no timer can be set to them."""
-    with pytest.raises(SettingsError, match=name):
+    with pytest.raises(SettingsError, match=name.replace("_", "-")):
         load_settings(**{name: value})
 
 
@@ -111,8 +111,27 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_wrong_variable_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment is held to the same bounds."""
     monkeypatch.setenv("LSTM_SERVE_THREADS", "many")
-    with pytest.raises(SettingsError, match="threads"):
+    with pytest.raises(SettingsError, match=r"^LSTM_SERVE_THREADS is 'many', and has to be a whole number$"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("http_workers", "65", "--http-workers is '65', and has to be 64 or less"),
+        ("queue_timeout_s", "0", "--queue-timeout-s is '0', and has to be more than 0"),
+        ("inline_ms", "inf", "--inline-ms is 'inf', and has to be a finite number"),
+        ("tune", "perhaps", "--tune is 'perhaps', and has to be true or false"),
+        ("durability", "disk", "--durability is 'disk', and has to be 'memory', 'commit' or 'fsync'"),
+        ("threads", "1.5", "--threads is '1.5', and has to be a whole number"),
+    ],
+)
+def test_an_option_is_named_as_it_was_written(name: str, value: str, sentence: str) -> None:
+    """In plain words, and with what it has to be."""
+    with pytest.raises(SettingsError) as refused:
+        load_settings(**{name: value})
+    assert refused.value.detail == sentence
+    assert refused.value.field == name
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.api.lifeline import CLOSE_S, PING_S
+from service.api.lifeline import CLOSE_S, FAILED_S, PING_S
 from service.api.stepping import Counts
 from service.api.stream import Stream
 from service.api.streams import Limits, Streams
@@ -24,6 +24,7 @@ class Wire:
         self.sent = b""
         self.reading = True
         self.closed = ""
+        self.ended = False
 
     def write(self, data: bytes) -> None:
         """See ``asyncio.Transport``."""
@@ -39,6 +40,10 @@ class Wire:
         """See ``asyncio.Transport``."""
         assert not self.reading
         self.reading = True
+
+    def write_eof(self) -> None:
+        """See ``asyncio.Transport``."""
+        self.ended = True
 
     def close(self) -> None:
         """See ``asyncio.Transport``."""
@@ -319,12 +324,16 @@ async def test_a_client_that_does_not_close_is_hung_up_on(talk: Talk) -> None:
     ],
 )
 async def test_a_fault_closes_the_stream_behind_what_was_right(talk: Talk, data: bytes, expected: int) -> None:
-    """With the code that says why; nothing that comes after it is read."""
+    """With the code that says why; nothing that comes after it is read, and the end is not put off."""
     talk.send(add(1), data, add(2))
     talk.send(add(4))
     frames = await talk.hear(2)
     assert sums(frames[:1]) == [1]
     assert (frames[1][0], code(frames[1][1])) == (CLOSE, expected)
+    assert talk.wire.ended
+    assert talk.timers[-1][0] == FAILED_S
+    talk.timers[-1][1]()
+    assert talk.wire.closed == "aborted"
 
 
 async def test_a_session_that_is_deleted_ends_its_stream(talk: Talk) -> None:
