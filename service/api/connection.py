@@ -101,6 +101,8 @@ class Connection(HttpToolsProtocol):
             answering.disconnected = True
             answering.message_event.set()
         self._stop_timer()
+        # They know us, as we know them: together they would stay until the garbage of cycles is looked for.
+        self._reading = self._parsed = self.cycle = None  # type: ignore[assignment]
 
     def handle_websocket_upgrade(self) -> None:
         """The connection is somebody else's, as soon as no answer is to be written to it any more."""

@@ -1,7 +1,9 @@
 """Connections: steps go the short way, everything else uvicorn's, and both keep their order."""
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -58,6 +60,28 @@ async def test_a_request_may_come_in_pieces(served: Served) -> None:
         await turns()
     (await served.sessions.next())[2].set_result((answer(5.0), False))
     assert (await client.answer())[0] == 200
+
+
+@pytest.mark.parametrize("request_", [STEP, post("/v1/models")], ids=["short way", "long way"])
+async def test_a_connection_that_is_lost_leaves_nothing_behind(served: Served, request_: bytes) -> None:
+    """It goes at once, and does not wait as one of a cycle for the collector, which comes once in many minutes."""
+    client = await served.client()
+    client.send(request_)
+    if request_ == STEP:
+        (await served.sessions.next())[2].set_result((answer(5.0), False))
+    await client.answer()
+    (connection,) = served.connections
+    left = weakref.ref(connection)
+    gc.disable()
+    try:
+        served.connections.clear()
+        del connection
+        client.writer.transport.abort()
+        await until(lambda: not served.state.connections)
+        await turns()
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
