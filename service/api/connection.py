@@ -100,9 +100,7 @@ class Connection(HttpToolsProtocol):
         elif answering is not None:
             answering.disconnected = True
             answering.message_event.set()
-        self._stop_timer()
-        # They know us, as we know them: together they would stay until the garbage of cycles is looked for.
-        self._reading = self._parsed = self.cycle = None  # type: ignore[assignment]
+        self._let_go()
 
     def handle_websocket_upgrade(self) -> None:
         """The connection is somebody else's, as soon as no answer is to be written to it any more."""
@@ -110,8 +108,13 @@ class Connection(HttpToolsProtocol):
         if self._upgrading:
             self.flow.pause_reading()
             return
-        self._stop_timer()
         super().handle_websocket_upgrade()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """It is over: who knows us, as we know them, would stay with us until the garbage of cycles is looked for."""
+        self._stop_timer()
+        self._reading = self._parsed = self.cycle = self.parser = None  # type: ignore[assignment]
 
     def send_400_response(self, msg: str) -> None:
         """What came cannot be read. The answer to what came before goes first, and is the last."""
