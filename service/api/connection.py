@@ -76,14 +76,9 @@ class Connection(HttpToolsProtocol):
             if self._head > _MOST_HEAD:
                 self.flow.pause_reading()
                 self.send_400_response("the request's head is too large")
-        if (
-            between
-            and self._between
-            and parsed is not None
-            and parsed.keep_alive
-            and len(data) - end == len(parsed.body)
-            and end <= _KNOWN_HEAD
-        ):
+        if not (between and self._between and end <= _KNOWN_HEAD) or parsed is None:
+            return
+        if parsed.keep_alive and len(data) - end == len(parsed.body):
             if len(self._heads) >= _MOST_HEADS:
                 self._heads.clear()
             self._heads[head] = parsed.id, len(parsed.body)
@@ -112,7 +107,7 @@ class Connection(HttpToolsProtocol):
         self._let_go()
 
     def _let_go(self) -> None:
-        """It is over: who knows us, as we know them, would stay with us until the garbage of cycles is looked for."""
+        """Those that know us, as we know them, would else stay with us until cycles are looked for."""
         self._stop_timer()
         self._reading = self._parsed = self.cycle = self.parser = None  # type: ignore[assignment]
 
