@@ -10,7 +10,7 @@ USABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c '$(USABLE)' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help serve test check faults train-shipped bench image clean
+.PHONY: help serve test check faults train-shipped bench soak image clean
 .DEFAULT_GOAL := help
 
 help: ## Tell the targets
@@ -47,6 +47,9 @@ train-shipped: $(VENV)/everything ## Train both shipped models from scratch and 
 
 bench: $(VENV)/server ## Steps per second, latency and CPU per step at 1, 16, 64 and 256 sessions
 	$(BIN)/python -m bench.shipped $(ARGS)
+
+soak: $(VENV)/everything ## Load a server for an hour with sessions that come and go, and hold what it needs flat (SOAK_MINUTES=60)
+	$(BIN)/python -m bench.soak --minutes $(or $(SOAK_MINUTES),60) --out build/soak.json --plot build/soak.png $(ARGS)
 
 image: ## Build the container image
 	docker build -t $(IMAGE) --build-arg REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) $(ARGS) .

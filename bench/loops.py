@@ -146,7 +146,10 @@ class ClosedLoop(Loop):
 
 
 class OpenLoop(Loop):
-    """Requests are due by a Poisson process, each for a session by chance; one that is busy takes them in order."""
+    """Requests are due by a Poisson process, each for a session by chance; one that is busy takes them in order.
+
+    ``rate`` is of each client as they are at the beginning: they may come and go, their requests together stay as many.
+    """
 
     def __init__(
         self,
@@ -202,4 +205,11 @@ class OpenLoop(Loop):
     def _next(self, client: Client, now: float) -> None:
         self._backing_off.discard(client)
         if waiting := self._waiting.get(client):
-            self._send(client, waiting.popleft())
+            began = waiting.popleft()
+            if not waiting:
+                del self._waiting[client]
+            self._send(client, began)
+
+    def owes(self, client: Client) -> bool:
+        """Whether a request of this one is in flight, or waits; a client that leaves the crowd is asked for it."""
+        return client.busy or client in self._waiting or client in self._backing_off

@@ -40,13 +40,15 @@ class Server:
 
 @contextmanager
 def serving(
-    models: Path, store: Path, further: Sequence[str] = (), program: Sequence[str] = PROGRAM
+    models: Path, store: Path | str, further: Sequence[str] = (), program: Sequence[str] = PROGRAM
 ) -> Iterator[Server]:
     """Start it with these ``further`` options, wait until it serves, end it in order.
 
-    ``program`` takes the words of ``lstm-serve``. SystemExit with what the server said where it does not start.
+    ``store``: the path of SQLite's file, or a URL. ``program`` takes the words of ``lstm-serve``. SystemExit with what
+    the server said where it does not start.
     """
-    command = [*program, "serve", "--port", "0", "--store", f"sqlite:{store}", "--model-repository", str(models)]
+    place = store if isinstance(store, str) else f"sqlite:{store}"
+    command = [*program, "serve", "--port", "0", "--store", place, "--model-repository", str(models)]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "server.log")
         with log.open("w") as told:

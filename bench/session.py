@@ -35,9 +35,10 @@ class Session:
         self.began = 0.0  # from when the request is counted that is in flight, or was just answered
         self.done: Callable[[Session, str | None], None] = lambda session, problem: None
 
-    async def create(self) -> None:
-        """Begin it at the service; BenchError where that is refused."""
-        status, body = await self._link.call(b"POST", b"/v1/sessions", json.dumps({"model": self._model}).encode())
+    async def create(self, **more: object) -> None:
+        """Begin it at the service, with ``more`` wishes for it; BenchError where that is refused."""
+        wanted = {"model": self._model} | more
+        status, body = await self._link.call(b"POST", b"/v1/sessions", json.dumps(wanted).encode())
         if status != 201:
             self._link.close()
             raise BenchError(f"the server makes no session: {told(status, body)}")

@@ -33,9 +33,9 @@ class StreamSession(Session):
         self._stream.heard, self._stream.lost = self._heard, self._lost
         self._flying: deque[tuple[float, bytes]] = deque()  # when it began, and the frame
 
-    async def create(self) -> None:
+    async def create(self, **more: object) -> None:
         """Begin it, let go of the connection for that, and open the stream; BenchError where that is refused."""
-        await super().create()
+        await super().create(**more)
         self._link.close()
         try:
             await self._connect()

@@ -119,7 +119,7 @@ class Worker:
         new = [self._target.session(self._random) for _ in range(sessions - len(self._sessions))]
         self._sessions += new
         try:
-            await _a_few_at_once([session.create() for session in new])
+            await a_few_at_once([session.create() for session in new])
         except OSError as error:
             return BenchError(f"the server takes no connection more for session {len(self._sessions)}: {error}")
         except BenchError as error:
@@ -147,11 +147,11 @@ class Worker:
             self._say(loop.tally)
 
     async def _close(self) -> Counter[str]:
-        ended = await _a_few_at_once([session.delete() for session in self._sessions])
+        ended = await a_few_at_once([session.delete() for session in self._sessions])
         return Counter(problem for problem in ended if problem is not None)
 
 
-async def _a_few_at_once(coroutines: Iterable[Awaitable[T]]) -> list[T]:
+async def a_few_at_once(coroutines: Iterable[Awaitable[T]]) -> list[T]:
     """What they return; the first error, when all have ended."""
     few = asyncio.Semaphore(_AT_ONCE)
 

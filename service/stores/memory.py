@@ -26,6 +26,9 @@ class MemoryStore(Store):
         self._due: list[tuple[float, str]] = []
         self._lock = threading.Lock()
 
+    def warnings(self) -> list[str]:
+        return ["sessions are kept in memory only (durability memory): they end with this process"]
+
     def create(self, records: Sequence[Record]) -> None:
         with self._lock:
             for record in records:

@@ -1,8 +1,8 @@
 """The default store: one SQLite file in WAL mode.
 
-Owns the statements and the pragmas (``schema.py`` the tables); sqlite3's errors do not leave this module. One
-connection writes, one reads, one does the housekeeping, each behind its own lock: readers do not wait for a commit,
-nor commits for a checkpoint.
+Owns the statements and the pragmas (``schema.py`` the tables, ``checkpoints.py`` the log's); sqlite3's errors do not
+leave these modules. One connection writes, one reads, one makes checkpoints, each behind its own lock: readers do not
+wait for a commit, nor commits for more than the end of a checkpoint.
 """
 
 import logging
@@ -19,6 +19,7 @@ from typing import Any
 from service.errors import StoreUnavailable, UndecodableState
 from service.state import Identity, Record, checksum, decode_answers, encode_answers
 from service.stores.base import Ended, EndReason, Listed, Store
+from service.stores.checkpoints import Checkpoints
 from service.stores.schema import is_new, migrate
 from service.stores.transactions import Transaction, errors_mapped
 
@@ -36,8 +37,9 @@ _COMMIT = (
 )
 _BUSY_TIMEOUT_S = 2.0
 _CACHE_KIB = 16_384  # of the connection that writes: pages that a tick finds no room for are written twice
-_CHECKPOINT_BYTES = 4 * 2**20
-_CHECKPOINT_PAGES = 16_384  # SQLite's own checkpoint, inside a commit: only where housekeeping cannot keep up
+_CHECKPOINT_PAGES = 16_384  # SQLite's own checkpoint, inside a commit: only where ours cannot keep up
+_MOVED_PAGES = 8  # of the table and its indices, that a session changes when it comes or goes
+_LOG_BYTES = 2**26  # that the log's file keeps where it had to grow larger, as behind a reader that took its time
 
 
 # sqlite3 asks for adapters of every parameter of another type than its own few, bytes among them: that lookup costs
@@ -61,13 +63,14 @@ class SqliteStore(Store):
             migrate(self._writer)
             self._writer.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             self._reader = _connect(path, fsync=fsync)
-            self._keeper = _connect(path, fsync=fsync)
+            self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
+            self._checkpoints = Checkpoints(_connect(path, fsync=fsync), self._write_lock)
             self._paths = str(path), str(_log_of(path))  # as they are asked for at every commit
             self._files = _files(self._paths)
-        self._write_lock, self._read_lock, self._keep_lock = threading.Lock(), threading.Lock(), threading.Lock()
 
     def create(self, records: Sequence[Record]) -> None:
         with self._transaction() as db:
+            self._checkpoints.written(_MOVED_PAGES * len(records), _bytes(records))
             db.executemany(_CREATE, [_creation(r) for r in records])
             _add_to_count(db, len(records))
 
@@ -85,6 +88,7 @@ class SqliteStore(Store):
         updates = [_update(record) for record in records]
         try:
             with self._transaction() as db:
+                self._checkpoints.written(len(records), _bytes(records))
                 if db.executemany(_COMMIT, updates).rowcount != len(updates):
                     raise _SomeMoved
         except _SomeMoved:  # which is rare: find out which, one by one
@@ -94,6 +98,7 @@ class SqliteStore(Store):
 
     def end(self, id: str, reason: EndReason, now: float) -> bool:
         with self._transaction() as db:
+            self._checkpoints.written(_MOVED_PAGES)
             return _end(db, [id], reason, now) == 1
 
     def expire(self, now: float, limit: int) -> list[str]:
@@ -106,6 +111,7 @@ class SqliteStore(Store):
                 renewed = [(id,) for id, at in due if at > now]
                 db.executemany("UPDATE sessions SET sweep_at=expires_at WHERE id=?", renewed)
                 expired = [id for id, at in due if at <= now]
+                self._checkpoints.written(_MOVED_PAGES * len(due))
                 _end(db, expired, "expired", now)
         return expired
 
@@ -147,11 +153,8 @@ class SqliteStore(Store):
             return int(self._reader.execute("SELECT value FROM counters WHERE name='sessions'").fetchone()[0])
 
     def maintain(self) -> None:
-        """Copy the write-ahead log back into the file, so that no commit has to and the log stays small."""
         self._check_files()
-        with errors_mapped("checkpoint"), self._keep_lock:
-            if _log_of(self._path).stat().st_size > _CHECKPOINT_BYTES:
-                self._keeper.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        self._checkpoints.now_and_then()
 
     def check(self) -> None:
         with self._transaction() as db:
@@ -169,7 +172,8 @@ class SqliteStore(Store):
         raise StoreUnavailable("the database file was removed or replaced while it was open")
 
     def close(self) -> None:
-        for connection in (self._reader, self._keeper, self._writer):
+        self._checkpoints.close()
+        for connection in (self._reader, self._writer):
             connection.close()
 
     def _transaction(self) -> "Transaction":
@@ -185,6 +189,7 @@ def _connect(path: Path, *, fsync: bool) -> sqlite3.Connection:
     db.execute("PRAGMA journal_mode=WAL")
     db.execute(f"PRAGMA synchronous={'FULL' if fsync else 'NORMAL'}")
     db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+    db.execute(f"PRAGMA journal_size_limit={_LOG_BYTES}")
     return db
 
 
@@ -204,6 +209,11 @@ def _check_foreign(path: Path) -> None:
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)) as db:
             is_new(db)
+
+
+def _bytes(records: Sequence[Record]) -> int:
+    """About how much these records put into the log, beside a page each."""
+    return sum(len(r.row) + len(r.trace) for r in records)
 
 
 def _creation(r: Record) -> tuple[object, ...]:

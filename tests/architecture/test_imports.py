@@ -246,6 +246,8 @@ MEASURING = {
         "cells.py",
         "commits.py",
         "commits_redis.py",
+        "soak.py",
+        "witness_model.py",
         "cuda.py",
         "filling.py",
         "inside.py",

@@ -10,7 +10,7 @@ import pytest
 
 from service.errors import StoreUnavailable, UndecodableState
 from service.state import Record, checksum
-from service.stores import sqlite
+from service.stores import checkpoints, sqlite
 from service.stores.base import Ended
 from service.stores.sqlite import SqliteStore
 from tests.support.records import START_S, moved, plain, record
@@ -84,7 +84,7 @@ def test_housekeeping_copies_the_log_back(
     store.create([record("a")])
     store.maintain()
     shutil.copy(path, tmp_path / "before.db")
-    monkeypatch.setattr(sqlite, "_CHECKPOINT_BYTES", 0)
+    monkeypatch.setattr(checkpoints, "_SOME_BYTES", 0)
     store.maintain()
     shutil.copy(path, tmp_path / "after.db")
     tables = "SELECT count(*) FROM sqlite_master WHERE name='sessions'"
@@ -297,3 +297,36 @@ def test_a_locked_file_is_not_opened(path: Path, monkeypatch: pytest.MonkeyPatch
     store.create([record("a")])
     assert store.count() == 1
     store.close()
+
+
+def test_the_log_does_not_grow_while_sessions_are_stepped(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commits ask for checkpoints themselves, however often housekeeping comes; each lets the log begin anew."""
+    monkeypatch.setattr(checkpoints, "_MOST_BYTES", 400_000)
+    session = record("a", row=bytes(20_000))
+    store.create([session])
+    for n in range(400):  # 8 MB in all
+        session = moved(session, bytes([n % 256]) * 20_000)
+        assert store.commit([session]) == [True]
+    assert path.with_name(path.name + "-wal").stat().st_size < 4_000_000
+    assert plain(store.load(["a"])["a"]) == plain(session)
+
+
+def test_a_checkpoint_that_fails_fails_no_commit(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and the next one may go well."""
+    session = record("a")
+    store.create([session])
+
+    def broken(_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "_copy", broken)
+    monkeypatch.setattr(checkpoints, "_MOST_BYTES", 1)
+    for _ in range(3):
+        session = moved(session, b"on")
+        assert store.commit([session]) == [True]
+    store._checkpoints._thread.submit(lambda: None).result(timeout=10)
+    assert "cannot checkpoint" in caplog.text

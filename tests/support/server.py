@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -17,10 +18,14 @@ _LISTENING = re.compile(rb"listening on (http://127\.0\.0\.1:(\d+))")
 
 
 class Server:
-    """``python -m service`` with the settings given as ``LSTM_SERVE_...``; used as a context manager."""
+    """``python -m service`` with the settings given as ``LSTM_SERVE_...``; used as a context manager.
 
-    def __init__(self, folder: Path, repository: Path, **settings: object) -> None:
+    ``under``: words in front of the command. They must leave the process that is started ours.
+    """
+
+    def __init__(self, folder: Path, repository: Path, under: Sequence[str] = (), **settings: object) -> None:
         self._folder = folder
+        self._under = under
         self._settings = {"port": 0, "model_repository": repository, "store": f"sqlite:{folder}/sessions.db"} | settings
         self._log = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -70,9 +75,8 @@ class Server:
         """Start, and wait for nothing."""
         environment = os.environ | {f"LSTM_SERVE_{k.upper()}": str(v) for k, v in self._settings.items()}
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "service"], env=environment, stderr=log, stdout=log, start_new_session=True
-            )
+            command = [*self._under, sys.executable, "-m", "service"]
+            self._process = subprocess.Popen(command, env=environment, stderr=log, stdout=log, start_new_session=True)
 
     def kill(self) -> None:
         """SIGKILL: no farewell."""
@@ -80,6 +84,12 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def kill_all(self) -> None:
+        """SIGKILL to every process of the server at once."""
+        for pid in self.children():
+            os.kill(pid, signal.SIGKILL)
+        self.kill()
 
     def terminate(self) -> int:
         """SIGTERM; the exit status."""
