@@ -56,6 +56,8 @@ def linearizable(operations: Sequence[Operation]) -> bool:
 def _next(operations: Sequence[Operation], done: int, state: State) -> list[tuple[int, State]]:
     """What may come next, that which was acknowledged last: it is tried first."""
     left = [(n, o) for n, o in enumerate(operations) if not done >> n & 1]
+    if any(_passed(o, state) for _, o in left):
+        return []
     until = min((o.ended for _, o in left), default=0.0)
     found = []
     for n, operation in sorted(left, key=lambda each: each[1].told is not None):
@@ -63,3 +65,8 @@ def _next(operations: Sequence[Operation], done: int, state: State) -> list[tupl
         if after is not None and operation.told in (None, after):
             found.append((done | 1 << n, after))
     return found
+
+
+def _passed(operation: Operation, state: State) -> bool:
+    """Whether the session stands beyond where the operation was told that it left it: positions only grow."""
+    return operation.told is not None and operation.told[0] < state[0] + (operation.value is not None)

@@ -16,7 +16,7 @@ from tests.faults.history import History, Operation
 Manner = Literal["steady", "twice", "blind", "rude"]
 MANNERS: tuple[Manner, ...] = ("steady", "twice", "blind", "rude")
 PATIENCE_S = 90.0  # until a step is answered, whatever breaks
-MAYBE = ("urn:lstm-serve:problem:outcome-unknown", "urn:lstm-serve:problem:engine-unavailable")
+MAYBE = "urn:lstm-serve:problem:outcome-unknown"
 CONFLICTS = ("urn:lstm-serve:problem:position-conflict", "urn:lstm-serve:problem:already-applied")
 _PAUSE_S = 0.02
 _OK, _CONFLICT = 200, 409
@@ -91,7 +91,7 @@ class Client(threading.Thread):
                 if self._manner == "twice":
                     self._again(value, operation.position, answer.content)
                 return
-            if answer is None or answer.json().get("type") in MAYBE:
+            if answer is None or answer.json().get("type") == MAYBE:
                 maybe = True
                 self.history.unknown += 1
             else:
@@ -127,7 +127,7 @@ class Client(threading.Thread):
         answer = self._send({"inputs": [value]})
         if answer is not None and answer.status_code == _OK:
             self._acknowledged(operation, answer)
-        elif answer is None or answer.json().get("type") in MAYBE:
+        elif answer is None or answer.json().get("type") == MAYBE:
             self.history.unknown += 1
             time.sleep(_PAUSE_S)
         else:
@@ -147,6 +147,9 @@ class Client(threading.Thread):
         self.history.sent += 1
         try:
             answer = self._http.post(f"{self._where()}{self.history.session}/steps", json=body)
+        except (httpx.ConnectError, httpx.ConnectTimeout):  # nothing of it was sent
+            self._turn += 1
+            return httpx.Response(httpx.codes.SERVICE_UNAVAILABLE, json={})
         except httpx.TransportError:
             self._turn += 1
             return None

@@ -26,7 +26,7 @@ _TMPFS_MB = 8
 def kill(run: Run) -> None:
     """SIGKILL of the server, at random moments."""
     with run.server() as server, run.load(server):
-        for _ in range(run.times(2, 90)):
+        for _ in range(run.times(2, 80)):
             time.sleep(run.chance.uniform(0.02, 0.3))
             server.kill()
             server.start()

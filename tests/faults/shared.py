@@ -37,7 +37,7 @@ def _replicas(run: Run, store: str, **settings: object) -> Iterator[list[Server]
 def kill_replica(run: Run) -> None:
     """SIGKILL of one replica of three, at random moments."""
     with _redis(run) as redis, _replicas(run, redis.url) as replicas, run.load(*replicas) as crowd:
-        for _ in range(run.times(2, 60)):
+        for _ in range(run.times(2, 70)):
             time.sleep(run.chance.uniform(0.02, 0.3))
             replica = run.chance.choice(replicas)
             replica.kill()
