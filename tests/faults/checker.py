@@ -5,8 +5,9 @@ another began comes before it; one that was not answered may have taken effect o
 session stands (all values are added), so sets of operations are looked at once.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from tests.faults.history import History, Operation, State
 
@@ -36,35 +37,61 @@ def judge(history: History) -> Verdict:
     return Verdict(lost=max(1, history.acknowledged - position))
 
 
+@dataclass(frozen=True)
+class _Done:
+    """What has happened: ``required`` up to the ``first`` one that has not, ``beyond`` it, and some of ``possible``."""
+
+    first: int = 0
+    beyond: frozenset[int] = frozenset()
+    possible: frozenset[int] = frozenset()
+
+    def with_required(self, n: int) -> "_Done":
+        """And one more that was acknowledged."""
+        first, beyond = self.first, self.beyond | {n}
+        while first in beyond:
+            first, beyond = first + 1, beyond - {first}
+        return replace(self, first=first, beyond=beyond)
+
+
 def linearizable(operations: Sequence[Operation]) -> bool:
     """Whether some order explains all that was told, from position 0 and the sum 0 on."""
-    possible = [o for o in operations if not o.refused]
-    required = sum(1 << n for n, o in enumerate(possible) if o.told is not None)
-    seen: set[int] = set()
-    open_: list[tuple[int, State]] = [(0, (0, 0))]
+    in_time = sorted((o for o in operations if not o.refused), key=lambda o: o.began)
+    required = [o for o in in_time if o.told is not None]
+    possible = [o for o in in_time if o.told is None]
+    seen: set[_Done] = set()
+    open_: list[tuple[_Done, State]] = [(_Done(), (0, 0))]
     while open_:
         done, state = open_.pop()
-        if done & required == required:
+        if done.first == len(required):
             return True
-        if done in seen:
-            continue
-        seen.add(done)
-        open_ += _next(possible, done, state)
+        if done not in seen:
+            seen.add(done)
+            open_ += _next(required, possible, done, state)
     return False
 
 
-def _next(operations: Sequence[Operation], done: int, state: State) -> list[tuple[int, State]]:
+def _next(
+    required: Sequence[Operation], possible: Sequence[Operation], done: _Done, state: State
+) -> Iterator[tuple[_Done, State]]:
     """What may come next, that which was acknowledged last: it is tried first."""
-    left = [(n, o) for n, o in enumerate(operations) if not done >> n & 1]
-    if any(_passed(o, state) for _, o in left):
-        return []
-    until = min((o.ended for _, o in left), default=0.0)
-    found = []
-    for n, operation in sorted(left, key=lambda each: each[1].told is not None):
-        after = operation.after(state) if operation.began <= until else None
-        if after is not None and operation.told in (None, after):
-            found.append((done | 1 << n, after))
-    return found
+    window, until = [], math.inf  # nothing comes next that began after another of them was answered
+    for n in range(done.first, len(required)):
+        if required[n].began > until:
+            break
+        if n not in done.beyond:
+            window.append(n)
+            until = min(until, required[n].ended)
+    if any(_passed(required[n], state) for n in window):
+        return
+    for n, operation in enumerate(possible):
+        if operation.began > until:
+            break
+        if n not in done.possible and (after := operation.after(state)) is not None:
+            yield replace(done, possible=done.possible | {n}), after
+    for n in window:
+        if required[n].began <= until and required[n].told == (after := required[n].after(state)):
+            assert after is not None
+            yield done.with_required(n), after
 
 
 def _passed(operation: Operation, state: State) -> bool:
