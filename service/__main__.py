@@ -16,14 +16,12 @@ def run(settings: Settings) -> None:
 
         supervise(settings)
         return
-    import uvicorn
-
     from service.app import build
-    from service.server import configuration, end_when_told
+    from service.server import Server, end_when_told
     from service.sockets import listen, url
 
     listener = listen(settings.host, settings.port)
-    server = uvicorn.Server(configuration(build(settings), settings))
+    server = Server(build(settings), settings)
     end_when_told(server)
     log.info("listening on %s", url(listener))
     server.run(sockets=[listener])

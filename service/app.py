@@ -56,6 +56,7 @@ def build(settings: Settings, store: Store | None = None, clock: Clock | None = 
     served = Models([Model(m, settings, store, clock, metrics) for m in loaded])
     _tell_versions(metrics, served)
     brain = Sessions(served, store, settings, clock, metrics)
+    readiness = health.Readiness(brain)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -87,13 +88,13 @@ def build(settings: Settings, store: Store | None = None, clock: Clock | None = 
         sessions.router(brain),
         generation.router(brain, settings.max_steps),
         models.router(brain, settings.max_steps, settings.max_sequences),
-        health.router(brain, metrics, problems),
+        health.router(brain, readiness, metrics, problems),
     ):
         app.include_router(router)
     _answer_errors(app, metrics)
     limits = streams.Limits(settings.max_body_bytes, settings.max_steps, settings.max_session_queue)
     opened = streams.Streams(brain, steps.StepsCounts(metrics, handshake.PATH), limits)
-    return Edge(app, endpoint, opened, metrics, settings.max_body_bytes)
+    return Edge(app, endpoint, opened, metrics, settings.max_body_bytes, readiness.retire)
 
 
 def _answer_errors(app: FastAPI, metrics: Metrics) -> None:

@@ -1,12 +1,16 @@
 """What every process that serves HTTP has in common: uvicorn as we run it, and how it is told to end."""
 
 import signal
+from math import inf
+from time import monotonic
+from types import FrameType
 from typing import Any
 
 import uvicorn
 
 from service.api.asgi import App
 from service.api.connection import Connection
+from service.api.edge import Edge
 from service.api.stream import Stream
 from service.settings import Settings
 
@@ -27,6 +31,30 @@ def configuration(app: App, settings: Settings, *, drain_s: float | None = None,
         timeout_graceful_shutdown=max(1, round(settings.drain_s if drain_s is None else drain_s)),
         **further,
     )
+
+
+class Server(uvicorn.Server):
+    """uvicorn that serves on for ``lame_duck_s`` when it is told to end, and says so to whoever asks if it is ready.
+
+    Told once more, it ends at once. Mutable state: ``_until``, when to end.
+    """
+
+    def __init__(self, app: Edge, settings: Settings) -> None:
+        super().__init__(configuration(app, settings))
+        self._retire, self._lame_duck_s = app.retire, settings.lame_duck_s
+        self._until = inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See ``uvicorn.Server``."""
+        if self._lame_duck_s and self._until == inf:
+            self._until = monotonic() + self._lame_duck_s
+            self._retire()
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """See ``uvicorn.Server``, which asks ten times a second whether to end."""
+        return await super().on_tick(counter) or monotonic() >= self._until
 
 
 def end_when_told(server: uvicorn.Server) -> None:

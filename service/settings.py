@@ -133,6 +133,12 @@ class Settings(BaseSettings):
     drain_s: float = Field(
         20.0, ge=0, le=_HOUR_S, description="seconds that accepted requests get to finish at a shutdown"
     )
+    lame_duck_s: float = Field(
+        0.0,
+        ge=0,
+        le=_HOUR_S,
+        description="seconds that a server that is told to end serves on, not ready any more, until balancers know",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ It hands the hot path straight to its endpoint; everything else goes through Fas
 """
 
 import asyncio
+from collections.abc import Callable
 from functools import cache
 from time import perf_counter
 
@@ -30,8 +31,18 @@ _NO_ROUTE = "none"  # all unknown paths under one label, so that a scanner canno
 class Edge:
     """ASGI middleware around the whole app."""
 
-    def __init__(self, app: App, steps: StepsEndpoint, streams: Streams, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        app: App,
+        steps: StepsEndpoint,
+        streams: Streams,
+        metrics: Metrics,
+        max_body_bytes: int,
+        retire: Callable[[], None],
+    ) -> None:
+        """``retire``: see ``Readiness``; for the server, which is told to end."""
         self._app = app
+        self.retire = retire
         self.steps = steps
         self.streams = streams
         self._timer = cache(metrics.requests.labels)  # by route and status: a lookup there costs as much as an answer

@@ -13,7 +13,7 @@ from service.api.edge import Edge
 from service.app import build
 from service.fronts.child import end_in_order, run, tell_ready
 from service.fronts.hub import Hub
-from service.fronts.paths import HTTP, LINK
+from service.fronts.paths import HTTP, LINK, RETIRE
 from service.server import configuration
 from service.settings import Settings
 
@@ -27,14 +27,16 @@ class EngineServer(uvicorn.Server):
         folder.mkdir(mode=0o700, exist_ok=True)  # somebody may have tidied up where temporary files are
         # Who connects here are front ends, and those have had drain_s to finish when this process is told to end.
         super().__init__(configuration(app, settings, drain_s=0, uds=str(folder / HTTP)))
-        self._steps, self._streams = app.steps, app.streams.counts
+        self._steps, self._streams, self._retire = app.steps, app.streams.counts, app.retire
         self._path = folder / LINK
         self._hubs: set[Hub] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See ``uvicorn.Server``."""
         await super().startup(sockets)
-        self._link = await asyncio.get_running_loop().create_unix_server(self._hub, str(self._path))
+        loop = asyncio.get_running_loop()
+        self._link = await loop.create_unix_server(self._hub, str(self._path))
+        loop.add_signal_handler(RETIRE, self._retire)
         tell_ready()
 
     def _hub(self) -> Hub:

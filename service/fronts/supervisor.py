@@ -13,8 +13,9 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
-from service.fronts.paths import BEAT_S, READY
+from service.fronts.paths import BEAT_S, READY, RETIRE
 from service.settings import PREFIX, Settings
 from service.sockets import bind, url
 
@@ -49,7 +50,7 @@ class Supervisor:
     """Mutable state: ``_stopping``, and ``_status``, the exit status of a process that refused to start."""
 
     def __init__(self, settings: Settings, folder: str, reserved: socket.socket) -> None:
-        self._drain_s, self._url = settings.drain_s, url(reserved)
+        self._lame_duck_s, self._drain_s, self._url = settings.lame_duck_s, settings.drain_s, url(reserved)
         environment = _environment(settings, port=reserved.getsockname()[1])
         names = ["engine", *(f"front-{number}" for number in range(settings.http_workers))]
         self._engine, *self._fronts = (Kept(name, folder, environment, self._stop) for name in names)
@@ -66,6 +67,8 @@ class Supervisor:
             asyncio.get_running_loop().add_signal_handler(sign, self._stop)
         starting = asyncio.create_task(self._start())
         await self._stopping.wait()
+        if self._lame_duck_s and starting.done():
+            await self._serve_on()
         starting.cancel()
         await self._end()
         return self._status
@@ -77,6 +80,13 @@ class Supervisor:
         for kept in everybody:
             await kept.ready.wait()
         log.info("listening on %s", self._url)
+
+    async def _serve_on(self) -> None:
+        """For a while, not ready any more; told to end once more, or where a process cannot start, not longer."""
+        self._engine.tell(RETIRE)
+        self._stopping.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), self._lame_duck_s)
 
     async def _end(self) -> None:
         """Front ends first, so that nobody is left waiting; those that do not come to an end are killed."""
@@ -115,10 +125,11 @@ class Kept:
     def end(self, sign: signal.Signals) -> "asyncio.Task[None] | None":
         """Have it end, by this signal; what is done once it has, None where it was never started."""
         self._ending.set()
-        self._signal(sign)
+        self.tell(sign)
         return self._task
 
-    def _signal(self, sign: signal.Signals) -> None:
+    def tell(self, sign: signal.Signals) -> None:
+        """Send it this signal, where it runs."""
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(sign)
 
@@ -155,7 +166,7 @@ class Kept:
             start_new_session=True,  # Ctrl-C in a terminal comes to this process only, which ends all in order
         )
         if self._ending.is_set():  # it was told while there was nobody to tell
-            self._signal(signal.SIGTERM)
+            self.tell(signal.SIGTERM)
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         if await process.stdout.readline() == READY:
             self.ready.set()

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.support import artifacts
-from tests.support.server import START_LIMIT_S, Server, create
+from tests.support.server import Server, create, wait_until
 
 UNAVAILABLE = "urn:lstm-serve:problem:engine-unavailable"
 
@@ -29,14 +29,6 @@ def server(tmp_path: Path, models: Path) -> Iterator[Server]:
     """An engine and one front end."""
     with Server(tmp_path, models, http_workers=1) as running:
         yield running
-
-
-def wait_until(holds: Callable[[], object]) -> None:
-    """Until something is so that has to become so."""
-    deadline = time.monotonic() + START_LIMIT_S
-    while not holds():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.01)
 
 
 def alive(pid: int) -> bool:

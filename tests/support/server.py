@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +15,14 @@ import httpx
 
 START_LIMIT_S = 60.0
 _LISTENING = re.compile(rb"listening on (http://127\.0\.0\.1:(\d+))")
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    """Until something is so that has to become so."""
+    deadline = time.monotonic() + START_LIMIT_S
+    while not holds():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.01)
 
 
 class Server:

@@ -147,7 +147,7 @@ async def test_the_edge_refuses_large_bodies_and_counts_every_request(brain: Bra
     async def send(message: Message) -> None:
         sent.append(message)
 
-    edge = Edge(app, Endpoint(), Endpoint(), brain.metrics, 4)  # type: ignore[arg-type]  # two members are needed
+    edge = Edge(app, Endpoint(), Endpoint(), brain.metrics, 4, retire=lambda: None)  # type: ignore[arg-type]  # two members are needed
     await edge({"type": "http"}, receiving(*body(b"12", b"34")), send)
     await edge({"type": "http"}, receiving(*body(b"12", b"345")), send)
     await edge({"type": "http"}, receiving(GONE), send)
@@ -182,7 +182,7 @@ class Cycle:
 
 def edge_over(app: App, brain: Brain) -> Edge:
     """The edge in front of an app, with a limit of 100 bytes."""
-    return Edge(app, Endpoint(), Endpoint(), brain.metrics, 100)  # type: ignore[arg-type]  # two members are needed
+    return Edge(app, Endpoint(), Endpoint(), brain.metrics, 100, retire=lambda: None)  # type: ignore[arg-type]  # two members are needed
 
 
 async def test_a_closed_connection_is_a_client_that_went() -> None:
