@@ -1,7 +1,6 @@
 """deploy/alerts.yml and deploy/recording.yml: of metrics that exist, and each alert fires when it should."""
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,10 @@ import yaml
 
 from service.api.problems import TABLE
 from service.metrics import Metrics
-from tests.support.manifests import ROOT, needed
+from tests.support.manifests import ROOT
+from tests.support.prometheus import ours, promtool
 
 RECORDING, ALERTS = ROOT / "deploy/recording.yml", ROOT / "deploy/alerts.yml"
-_SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",), "info": ("_info",)}
 _MODEL = 'model="language",instance="a:8000"'
 _GROWS, _RESTS = "0+1x60", "7+0x60"
 # Of each alert: series that must let it fire within an hour, one sample a minute, beside which it must rest.
@@ -48,24 +47,18 @@ def _rules(path: Path) -> list[dict[str, Any]]:
     return rules
 
 
-def _promtool(*arguments: str | Path) -> None:
-    done = subprocess.run([needed("promtool"), *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_valid() -> None:
     """Prometheus takes its configuration, and the rules that it names."""
-    _promtool("check", "config", ROOT / "deploy/prometheus.yml")
+    promtool("check", "config", ROOT / "deploy/prometheus.yml")
 
 
 def test_metrics_exist() -> None:
     """Every name in a rule is a series of ours or recorded here, and every reason the type of a problem."""
-    ours = {m.name + suffix for m in Metrics().registry.collect() for suffix in _SUFFIXES[m.type]}
     recorded = {rule["record"] for rule in _rules(RECORDING)}
     kinds = {kind for _, kind, _ in TABLE.values()}
     for rule in _rules(RECORDING) + _rules(ALERTS):
         used = set(re.findall(r"lstm_serve[\w:]+", rule["expr"]))
-        assert used <= ours | recorded, rule
+        assert used <= ours(Metrics()) | recorded, rule
         for reasons in re.findall(r'reason=~?"([^"]*)"', rule["expr"]):
             assert set(reasons.split("|")) <= kinds, rule
 
@@ -82,6 +75,14 @@ def test_fires_and_rests(alert: str, tmp_path: Path) -> None:
         cases.append({"interval": "1m", "input_series": series, "promql_expr_test": [query]})
     assert rule["labels"]["severity"] in ("page", "ticket")
     _run(tmp_path, cases)
+
+
+def test_nobody_is_found(tmp_path: Path) -> None:
+    """Where the last server has vanished from what Prometheus finds, there is no series that could be 0."""
+    expr = 'count(ALERTS{alertname="LstmServeDown",alertstate="firing"})'
+    query = {"expr": expr, "eval_time": "50m", "exp_samples": [{"labels": "{}", "value": 1}]}
+    gone = {"series": 'up{job="lstm-serve",instance="a:8000"}', "values": "1x10"}
+    _run(tmp_path, [{"interval": "1m", "input_series": [gone], "promql_expr_test": [query]}])
 
 
 def test_recorded_queue_time(tmp_path: Path) -> None:
@@ -121,4 +122,4 @@ def test_recorded_hits(tmp_path: Path) -> None:
 def _run(folder: Path, cases: list[dict[str, Any]]) -> None:
     written = {"rule_files": [str(RECORDING), str(ALERTS)], "evaluation_interval": "1m", "tests": cases}
     (folder / "cases.yml").write_text(yaml.safe_dump(written))
-    _promtool("test", "rules", folder / "cases.yml")
+    promtool("test", "rules", folder / "cases.yml")
