@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.support import artifacts
+from tests.support.haproxy import haproxy
 from tests.support.redis import RedisServer
 from tests.support.server import Server, create
 
@@ -19,14 +21,34 @@ CONFLICT = "urn:lstm-serve:problem:position-conflict"
 Body = dict[str, object]
 
 
+class Place:
+    """Models and a Redis, for as many servers as one wants."""
+
+    def __init__(self, folders: pytest.TempPathFactory, redis: RedisServer) -> None:
+        self._models = artifacts.repository(folders.mktemp("models"), adder=artifacts.running_sum)
+        self._folders, self._redis = folders, redis
+
+    @contextmanager
+    def replicas(self, **settings: object) -> Iterator[list[Server]]:
+        """Three servers over the same sessions, none of them preferred."""
+        chosen = {"store": self._redis.url, "tune": False} | settings
+        with ExitStack() as stack:
+            servers = [Server(self._folders.mktemp("replica"), self._models, **chosen) for _ in range(3)]
+            yield [stack.enter_context(server) for server in servers]
+
+
 @pytest.fixture(scope="module")
-def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
-    """Three servers over one Redis, none of them preferred."""
-    models = artifacts.repository(tmp_path_factory.mktemp("models"), adder=artifacts.running_sum)
-    with ExitStack() as stack:
-        redis = stack.enter_context(RedisServer(tmp_path_factory.mktemp("redis"), appendonly="yes"))
-        servers = [Server(tmp_path_factory.mktemp("replica"), models, store=redis.url, tune=False) for _ in range(3)]
-        yield [stack.enter_context(server) for server in servers]
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A Redis with an append-only file."""
+    with RedisServer(tmp_path_factory.mktemp("redis"), appendonly="yes") as redis:
+        yield Place(tmp_path_factory, redis)
+
+
+@pytest.fixture(scope="module")
+def replicas(place: Place) -> Iterator[list[Server]]:
+    """Three servers that end at once when they are told to."""
+    with place.replicas() as servers:
+        yield servers
 
 
 @contextmanager
@@ -90,26 +112,27 @@ def test_steps_without_a_position_apply_one_after_the_other(replicas: list[Serve
 
 
 class Load(threading.Thread):
-    """Steps of one session, each tried once more, at the next replica, where the first did not answer it."""
+    """Steps of one session, each tried once more, at the next of the addresses, where the first did not answer it."""
 
-    def __init__(self, replicas: Sequence[Server], session: str, stop: threading.Event) -> None:
+    def __init__(self, urls: Sequence[str], stop: threading.Event) -> None:
         super().__init__()
-        self._replicas, self._session, self._stopped = replicas, session, stop
+        self._clients = [httpx.Client(base_url=url, timeout=30.0) for url in urls]
+        self.session = create(self._clients[0], "adder")
+        self._stopped = stop
         self.failed: list[str] = []
         self.steps = self.retried = 0
 
     def run(self) -> None:
         """Until it is stopped."""
-        with connected(self._replicas) as clients:
-            while not self._stopped.is_set() and not self.failed:
-                self._step(clients)
+        while not self._stopped.is_set() and not self.failed:
+            self._step(step(1, self.steps), self.steps + 1.0)
+        for client in self._clients:
+            client.close()
 
-    def _step(self, clients: list[httpx.Client]) -> None:
-        body, due = step(1, self.steps), self.steps + 1.0
-        at = self.steps % 3
-        for client in (clients[at], clients[(at + 1) % 3]):
+    def _step(self, body: Body, due: float) -> None:
+        for n in range(2):
             try:
-                answer = client.post(f"{self._session}/steps", json=body)
+                answer = self._clients[(self.steps + n) % len(self._clients)].post(f"{self.session}/steps", json=body)
             except httpx.TransportError as error:
                 told = repr(error)
             else:
@@ -121,11 +144,10 @@ class Load(threading.Thread):
         self.failed.append(told)
 
 
-def test_a_rolling_restart_under_load_fails_nothing(replicas: list[Server]) -> None:
-    """One replica after the other ends in order and starts again: no request fails that is tried once more."""
+def roll(replicas: Sequence[Server], urls: Sequence[str]) -> int:
+    """End and start one replica after the other, under load; how many steps were sent twice."""
     stop = threading.Event()
-    with connected(replicas) as clients:
-        loads = [Load(replicas, create(clients[0], "adder"), stop) for _ in range(CLIENTS)]
+    loads = [Load(urls, stop) for _ in range(CLIENTS)]
     for load in loads:
         load.start()
     try:
@@ -141,9 +163,22 @@ def test_a_rolling_restart_under_load_fails_nothing(replicas: list[Server]) -> N
             load.join()
     assert [load.failed for load in loads] == [[]] * CLIENTS
     with connected(replicas) as clients:
-        positions = [clients[n % 3].get(load._session).json()["position"] for n, load in enumerate(loads)]
+        positions = [clients[n % 3].get(load.session).json()["position"] for n, load in enumerate(loads)]
     assert positions == [load.steps for load in loads]
-    assert sum(load.retried for load in loads) > 0
+    return sum(load.retried for load in loads)
+
+
+def test_a_rolling_restart_under_load_fails_nothing(replicas: list[Server]) -> None:
+    """One replica after the other ends in order and starts again: no request fails that is tried once more."""
+    assert roll(replicas, [replica.url for replica in replicas]) > 0
+
+
+def test_behind_the_balancer_nothing_is_sent_twice(place: Place, tmp_path: Path) -> None:
+    """Replicas that are lame ducks first, and a balancer that asks often: clients do not notice the restarts."""
+    with place.replicas(lame_duck_s=1) as ducks:
+        ports = [int(duck.url.rpartition(":")[2]) for duck in ducks]
+        with haproxy(tmp_path, ports, check="200ms") as url:
+            assert roll(ducks, [url]) == 0
 
 
 def test_a_replica_that_is_killed_takes_nothing_with_it(replicas: list[Server]) -> None:

@@ -1,13 +1,10 @@
 """The balancer's configuration, run by HAProxy in front of replicas of the test."""
 
-import re
 import socket
-import subprocess
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
@@ -15,11 +12,8 @@ from typing import Self
 import httpx
 import pytest
 
-from tests.support.manifests import KUBERNETES, needed
+from tests.support.haproxy import haproxy
 
-CONFIG = (KUBERNETES / "base" / "haproxy.cfg").read_text()
-START_LIMIT_S = 20.0
-FIRST_WITH_HASH_KEY = 3
 IDS = [f"{n:032x}" for n in range(60)]
 
 
@@ -77,47 +71,8 @@ def replicas() -> Iterator[list[Replica]]:
 def client(replicas: list[Replica], tmp_path: Path) -> Iterator[httpx.Client]:
     """A client of the balancer in front of them."""
     ports = [replica.server_port for replica in replicas]
-    with _haproxy(tmp_path, ports) as url, httpx.Client(base_url=url) as client:
+    with haproxy(tmp_path, ports) as url, httpx.Client(base_url=url) as client:
         yield client
-
-
-@contextmanager
-def _haproxy(folder: Path, ports: list[int]) -> Iterator[str]:
-    """HAProxy with the configuration as it is, but for addresses, and what its version does not know."""
-    program = needed("haproxy")
-    with socket.socket() as front, socket.socket() as watch:
-        front.bind(("127.0.0.1", 0))
-        watch.bind(("127.0.0.1", 0))
-        port, other = front.getsockname()[1], watch.getsockname()[1]
-    servers = "\n".join(f"    server replica{n} 127.0.0.1:{to}" for n, to in enumerate(ports))
-    text, replaced = re.subn(r"^ +server-template .*$", servers, CONFIG, flags=re.MULTILINE)
-    assert replaced == 1
-    version = subprocess.run([program, "-v"], check=True, capture_output=True, text=True).stdout
-    if int(version.split("version ")[1].split(".")[0]) < FIRST_WITH_HASH_KEY:
-        text = text.replace(" hash-key addr", "")
-    path = folder / "haproxy.cfg"
-    for old, new in (("bind :8080", f"bind 127.0.0.1:{port}"), ("bind :8404", f"bind 127.0.0.1:{other}")):
-        text = text.replace(old, new)
-    path.write_text(text)
-    with (folder / "haproxy.log").open("wb") as log:
-        process = subprocess.Popen([program, "-db", "-f", str(path)], stdout=log, stderr=log)
-    try:
-        _alive(f"http://127.0.0.1:{other}/alive", process, folder / "haproxy.log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _alive(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            if httpx.get(url).status_code == httpx.codes.OK:
-                return
-        except httpx.TransportError:
-            time.sleep(0.02)
-    raise RuntimeError(log.read_text())
 
 
 def test_a_session_stays_with_a_replica(client: httpx.Client) -> None:
@@ -185,7 +140,7 @@ def test_no_replica(tmp_path: Path) -> None:
     """Without a replica the client is told to come again, by a problem like any other."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        with _haproxy(tmp_path, [closed.getsockname()[1]]) as url:
+        with haproxy(tmp_path, [closed.getsockname()[1]]) as url:
             answer = httpx.get(url + "/v1/models")
     assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
     assert answer.headers["retry-after"] == "1"
