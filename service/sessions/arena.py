@@ -18,7 +18,7 @@ from service.errors import (
 from service.metrics import Metrics
 from service.models import Model, Models
 from service.sessions.live import Live
-from service.sessions.packing import Key, Packed, key, kinds
+from service.sessions.packing import Packed
 from service.settings import Settings
 from service.state import Record
 from service.stores.base import Ended, Store
@@ -42,8 +42,8 @@ class _Silent:
 class Arena:
     """Live sessions by id, the least recently used first.
 
-    Mutable state, touched on the event loop's thread only: ``_live`` (the most recently used ones), ``_packed`` (all
-    others; no session is in both), ``_kinds``.
+    Mutable state, touched on the event loop's thread only: ``_live`` (the most recently used ones) and ``_packed`` (all
+    others; no session is in both).
     """
 
     def __init__(self, models: Models, store: Store, settings: Settings, clock: Clock, metrics: Metrics) -> None:
@@ -54,8 +54,7 @@ class Arena:
         self._clock = clock
         self._rested, self._moved = (metrics.loads.labels(why).inc for why in ("resting", "moved"))
         self._live: dict[str, Live] = {}
-        self._packed: dict[Key, Packed] = {}
-        self._kinds = kinds()
+        self._packed = Packed()
         self._loads: Batcher[Call[str]] = Batcher(
             self._load_batch,
             name="load",
@@ -125,7 +124,7 @@ class Arena:
 
     def drop(self, id: str, error: ServiceError) -> None:
         """A session that has ended: whoever waits for it is told."""
-        self._packed.pop(key(id), None)
+        self._packed.pop(id)
         live = self._live.pop(id, None)
         if live is not None:
             live.end(error)
@@ -143,8 +142,8 @@ class Arena:
         return Live(record, model, self._clock, self._settings.max_session_queue, self.renew)
 
     def _unpacked(self, id: str) -> Live | None:
-        packed = self._packed.pop(key(id), None) if self._packed else None
-        return self._made_live(packed.record(id), packed.kind.model) if packed is not None else None
+        packed = self._packed.pop(id)
+        return self._made_live(*packed) if packed is not None else None
 
     def _fitting(self, record: Record) -> Model:
         """The model of a record that comes from the store; UndecodableState where the row is not one of its rows."""
@@ -175,9 +174,8 @@ class Arena:
         idle = (id for id, live in self._live.items() if not live.busy and live is not but)
         for id in list(islice(idle, len(self._live) - self._ready)):
             live = self._live.pop(id)
-            self._packed[key(id)] = Packed.of(live.record, live.model, self._kinds)
-        for oldest in list(islice(self._packed, max(0, len(self) - self._settings.max_live))):
-            del self._packed[oldest]
+            self._packed.add(live.record, live.model)
+        self._packed.drop_oldest(len(self) - self._settings.max_live)
 
     async def _load(self, id: str, *, admitted: bool = False) -> Record | Ended | None:
         """What the store knows of an id; that it cannot be decoded is raised, as every error among outcomes is."""

@@ -2,13 +2,12 @@
 
 import gc
 import tracemalloc
-from dataclasses import replace
 
 import msgspec
 import pytest
 
 from service.sessions import arena
-from service.sessions.packing import Packed, key, kinds
+from service.sessions.packing import Packed
 from service.sessions.requests import Advance
 from service.state import Answer
 from service.views import View
@@ -16,7 +15,7 @@ from tests.support.brain import Brain, Serve, drawn, numbers, sums
 from tests.support.records import plain, record
 
 ID = "0123456789abcdef" * 2
-OVERHEAD = 300  # bytes of a packed session beside its row
+OVERHEAD = 250  # bytes of a packed session beside its row
 
 
 @pytest.fixture
@@ -28,21 +27,27 @@ async def packing(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> Brain:
 
 async def test_there_and_back(brain: Brain) -> None:
     """A record comes back as it was but for its answers and its output, which the store has."""
-    before, model = record("a", row=b"row" * 9, position=7), brain.model("adder")
-    after = Packed.of(before, model, kinds()).record("a")
-    assert plain(after) == plain(msgspec.structs.replace(before, answers=(), output=b""))
+    model, packed = brain.model("adder"), Packed()
+    for before in (record("a", row=b"row" * 9, position=7), msgspec.structs.replace(record(ID, row=b""), trace=b"")):
+        packed.add(before, model)
+        after = packed.pop(before.identity.id)
+        assert after is not None
+        assert plain(after[0]) == plain(msgspec.structs.replace(before, answers=(), output=b""))
+        assert after[1] is model
+        assert packed.pop(before.identity.id) is None
 
 
 async def test_sessions_of_a_kind_share_what_they_have_in_common(brain: Brain) -> None:
     """One kind for all, and none once the last is gone."""
-    table, model = kinds(), brain.model("adder")
-    one, two = (Packed.of(record(id), model, table) for id in "ab")
-    other = Packed.of(record("c", ttl_s=1.0), model, table)
-    assert one.kind is two.kind
-    assert one.kind is not other.kind
-    assert replace(one.kind) == two.kind
-    del one, two, other
-    assert len(table) == 0
+    packed, model = Packed(), brain.model("adder")
+    for id, ttl_s in (("a", 9.0), ("b", 9.0), ("c", 1.0)):
+        packed.add(record(id, ttl_s=ttl_s), model)
+    assert [kind.sessions for kind in packed._kinds.values()] == [2, 1]
+    popped = packed.pop("b")
+    assert popped is not None
+    assert popped[0].identity.ttl_s == 9.0
+    packed.drop_oldest(2)
+    assert (len(packed), packed._kinds, packed._same) == (0, {}, {})
 
 
 async def test_a_packed_session_goes_on(packing: Brain) -> None:
@@ -121,15 +126,13 @@ async def test_beyond_max_live_the_oldest_go(monkeypatch: pytest.MonkeyPatch, se
 
 
 async def test_memory(brain: Brain) -> None:
-    """A packed session takes at most its row and 300 bytes, the table that finds it by its id included."""
-    model, table = brain.model("adder"), kinds()
+    """A packed session takes at most its row and 250 bytes, the table that finds it by its id included."""
+    model, packed = brain.model("adder"), Packed()
     row, many = bytes(2048), 2000
     gc.collect()
     tracemalloc.start()
-    packed: dict[str, Packed] = {}
     for n in range(many):
-        id = f"{n:032x}"
-        packed[id] = Packed.of(record(id, row=row), model, table)
+        packed.add(record(f"{n:032x}", row=row), model)
     gc.collect()
     taken = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
@@ -137,8 +140,25 @@ async def test_memory(brain: Brain) -> None:
     assert len(row) < taken / many <= len(row) + OVERHEAD
 
 
-@pytest.mark.parametrize("other", [ID.upper(), f" {ID}", f"{ID[:2]} {ID[2:]}", ID[:-1], "", "no hexadecimal"])
-def test_only_the_very_same_id_finds_a_packed_session(other: str) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [
+        ID.upper(),
+        f" {ID}",
+        f"{ID[:2]} {ID[2:]}",
+        ID[:-1],
+        "",
+        "no hexadecimal",
+        f"0x{ID[2:]}",
+        f"{ID[:2]}_{ID[3:]}",
+        f"+{ID[1:]}",
+    ],
+)
+def test_only_the_very_same_id_finds_a_packed_session(brain: Brain, other: str) -> None:
     """What reads as the same number is another id all the same."""
-    assert isinstance(key(ID), bytes)
-    assert key(ID) != key(other)
+    packed = Packed()
+    packed.add(record(ID), brain.model("adder"))
+    assert packed.pop(other) is None
+    packed.add(record(other), brain.model("adder"))
+    assert len(packed) == 2
+    assert [packed.pop(id) is not None for id in (other, ID, ID)] == [True, True, False]

@@ -64,6 +64,8 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"tombstone_s": 4e8}, "tombstone_s"),
     ({"sweep_interval_s": 3601}, "sweep_interval_s"),
     ({"drain_s": 3601}, "drain_s"),
+    ({"lame_duck_s": -1}, "lame_duck_s"),
+    ({"lame_duck_s": 3601}, "lame_duck_s"),
     ({"http_workers": 65}, "http_workers"),
 ]
 
