@@ -24,7 +24,7 @@ test: $(VENV)/everything ## Run all tests and hold the coverage gate; with ARGS=
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest -ra --cov --junitxml=build/junit.xml
+	$(BIN)/python -m pytest -ra -n auto --maxprocesses 4 --dist loadfile --cov --junitxml=build/junit.xml
 	@test "$$CI" != true || grep -q ' skipped="0"' build/junit.xml || \
 		{ echo 'make test: in CI no test may be skipped or expected to fail; the summary above names them' >&2; exit 1; }
 endif
