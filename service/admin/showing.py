@@ -11,6 +11,8 @@ from rich.table import Table
 from service.state import Identity, Record
 from service.stores.base import Ended, Listed
 
+_WIDTH = 10_000  # of a table at most: nothing of it is cut off, the terminal may wrap it
+
 
 def show_all(found: Iterable[Listed], *, as_json: bool) -> int:
     """A table of sessions, or a JSON object per line; how many there were."""
@@ -24,7 +26,7 @@ def show_all(found: Iterable[Listed], *, as_json: bool) -> int:
             model = f"{s.identity.model}/{s.identity.version}"
             table.add_row(s.identity.id, s.identity.owner or "-", model, str(s.position), document["expires_at"])
     if not as_json:
-        Console(soft_wrap=True).print(table, markup=False)
+        Console(width=_WIDTH).print(table, markup=False)
     return count
 
 
@@ -37,7 +39,7 @@ def show_one(known: Record | Ended, *, as_json: bool) -> None:
     table = Table(box=None, show_header=False)
     for name, value in document.items():
         table.add_row(name.replace("_", " "), "-" if value in ("", None) else str(value))
-    Console(soft_wrap=True).print(table, markup=False, highlight=False)
+    Console(width=_WIDTH).print(table, markup=False, highlight=False)
 
 
 def _record(r: Record) -> dict[str, Any]:

@@ -5,6 +5,7 @@ It listens for HTTP, validates steps and speaks of them with the engine in batch
 
 import asyncio
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
@@ -19,6 +20,7 @@ from service.server import configuration
 from service.settings import Settings
 from service.sockets import bind
 
+_LOOK_S = 0.1  # between two looks whether to end, before there is an engine
 _LATER_S = 3.0  # than drain_s: by then the engine's process has been told to end, and tells those who still wait
 
 
@@ -33,20 +35,19 @@ class FrontServer(uvicorn.Server):
         super().__init__(configuration(relay, settings, drain_s=settings.drain_s + _LATER_S, lifespan="off"))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """See ``uvicorn.Server``; ready once there is an engine, until then every answer is 503."""
-        await self._sessions.connect()
-        self._tasks = [asyncio.create_task(work) for work in (self._sessions.keep_connected(), self._tell_ready())]
-        await super().startup(sockets)
-
-    async def _tell_ready(self) -> None:
-        await self._sessions.connected.wait()
-        tell_ready()
+        """See ``uvicorn.Server``; nobody is accepted before there has been an engine, unless it is to end."""
+        self._connecting = asyncio.create_task(self._sessions.keep_connected())
+        while not (self._sessions.connected.is_set() or self.should_exit):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._sessions.connected.wait(), _LOOK_S)
+        if not self.should_exit:
+            await super().startup(sockets)
+            tell_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See ``uvicorn.Server``."""
         await super().shutdown(sockets)
-        for task in self._tasks:
-            task.cancel()
+        self._connecting.cancel()
 
 
 async def serve(settings: Settings, folder: Path) -> None:

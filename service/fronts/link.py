@@ -108,8 +108,9 @@ class RemoteSessions:
         """Reach the engine, again whenever it has gone, for ever."""
         while True:
             if self._link is None:
-                await asyncio.sleep(_AGAIN_S)
                 await self.connect()
+            if self._link is None:
+                await asyncio.sleep(_AGAIN_S)
             else:
                 await self._link.lost.wait()
                 self._link = None
@@ -154,8 +155,7 @@ class RemoteSessions:
 
     def unavailable(self) -> EngineUnavailable:
         """The error of what the engine has not been asked."""
-        starting = "being started again" if self.connected.is_set() else "starting"
-        return EngineUnavailable(f"the engine's process is {starting}")
+        return EngineUnavailable("the engine's process is being started again")
 
     def refused(self, reason: str, status: int) -> None:
         """See ``api.stepping.Counts``: the metrics are the engine's."""

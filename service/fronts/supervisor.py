@@ -83,7 +83,7 @@ class Supervisor:
 
     async def _serve_on(self) -> None:
         """For a while, not ready any more; told to end once more, or where a process cannot start, not longer."""
-        self._engine.tell(RETIRE)
+        self._engine.retire()
         self._stopping.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), self._lame_duck_s)
@@ -104,7 +104,7 @@ class Supervisor:
 class Kept:
     """A process that is started again whenever it ends, until it is to end.
 
-    Mutable state: ``_process`` (the latest), ``_task`` (who waits for it), ``_ending``.
+    Mutable state: ``_process`` (the latest), ``_task`` (who waits for it), ``_ending``, ``_retired``.
     """
 
     def __init__(self, name: str, folder: str, environment: Mapping[str, str], refused: Callable[[int], None]) -> None:
@@ -117,6 +117,7 @@ class Kept:
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
+        self._retired = False
 
     def start(self) -> None:
         """Have it run."""
@@ -127,6 +128,11 @@ class Kept:
         self._ending.set()
         self.tell(sign)
         return self._task
+
+    def retire(self) -> None:
+        """Have it say that it is not ready any more, also when it is started again."""
+        self._retired = True
+        self.tell(RETIRE)
 
     def tell(self, sign: signal.Signals) -> None:
         """Send it this signal, where it runs."""
@@ -170,6 +176,8 @@ class Kept:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         if await process.stdout.readline() == READY:
             self.ready.set()
+            if self._retired:
+                self.tell(RETIRE)
             await self._listen(process, process.stdout)
         return await process.wait()
 

@@ -24,7 +24,7 @@ from service.errors import StoreUnavailable, UndecodableState
 from service.state import Record
 from service.stores import redis_scripts, redis_value
 from service.stores.base import Ended, EndReason, Listed, Store
-from service.stores.redis_advice import advice, syncs
+from service.stores.redis_advice import NO_SYNC, advice, syncs
 from service.stores.redis_link import Command, Link, Script
 
 PREFIX = "lstm-serve"
@@ -180,10 +180,7 @@ class RedisStore(Store):
         if self._fsync:
             self._synced = all(syncs(told) for told in self._link.info())
             if not self._synced:
-                raise StoreUnavailable(
-                    "durability is fsync, and the session store does not promise it: it needs appendonly yes and "
-                    "appendfsync always (and CONFIG GET has to be allowed, to see that)"
-                )
+                raise StoreUnavailable(NO_SYNC)
         told = self._link.over(_TOUCH, self._checks, (), "commit")
         if all(isinstance(reply, Exception) for reply in told):  # a part of a cluster that is left can serve
             _whole(told)
@@ -194,7 +191,8 @@ class RedisStore(Store):
             self.check()
 
     def warnings(self) -> list[str]:
-        return list(dict.fromkeys(s for told in self._link.info() for s in advice(told, self._replicas)))
+        of_each = [advice(told, self._replicas, fsync=self._fsync) for told in self._link.info()]
+        return list(dict.fromkeys(itertools.chain(*of_each)))
 
     def close(self) -> None:
         self._link.close()

@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 
+NO_SYNC = (
+    "durability is fsync, and the session store does not promise it: it needs appendonly yes and appendfsync always "
+    "(and CONFIG GET has to be allowed, to see that)"
+)
 _SINCE = "a crash of it loses what came since the last one"
 
 
-def advice(told: Mapping[str, str], replicas: int) -> list[str]:
+def advice(told: Mapping[str, str], replicas: int, *, fsync: bool) -> list[str]:
     """Of what a server tells of itself (INFO, and CONFIG where that is allowed), a sentence for each danger."""
     found = []
     policy = told.get("maxmemory_policy", "unknown")
@@ -23,6 +27,8 @@ def advice(told: Mapping[str, str], replicas: int) -> list[str]:
             f"the session store has {connected} connected replicas and store_replicas asks for {replicas}: "
             "no step can be acknowledged"
         )
+    if fsync and not syncs(told):
+        found.append(f"{NO_SYNC}; no step can be acknowledged")
     return found
 
 

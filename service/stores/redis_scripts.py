@@ -2,7 +2,8 @@
 
 The keys of one call may lie anywhere on a single server; in Redis Cluster every key gets a call of its own. Arguments
 that all keys share come first. Only the first bytes of a value are looked at (``redis_value.py`` has the layout), so a
-script costs little more than the write.
+script costs little more than the write. Looking must not fail, as for a key of another type, which is none of ours:
+what a script has written before it fails stays.
 """
 
 # Each of KEYS is created with a value and a time to live of ARGV, unless one of them exists: then none is. 1 or 0.
@@ -21,7 +22,7 @@ return made
 COMMIT = """
 local kept = {}
 for i = 1, #KEYS do
-  if redis.call('GETRANGE', KEYS[i], 0, 8) == ARGV[3 * i - 2] then
+  if redis.pcall('GETRANGE', KEYS[i], 0, 8) == ARGV[3 * i - 2] then
     redis.call('SET', KEYS[i], ARGV[3 * i - 1], 'PX', ARGV[3 * i])
     kept[i] = 1
   else
@@ -37,7 +38,8 @@ return kept
 END = """
 local told = {}
 for i = 1, #KEYS do
-  local head = redis.call('GETRANGE', KEYS[i], 0, 4095)
+  local head = redis.pcall('GETRANGE', KEYS[i], 0, 4095)
+  if type(head) ~= 'string' then head = '' end
   local kind, whole = string.sub(head, 1, 1), string.len(head) >= 29
   local expires = whole and struct.unpack('>d', string.sub(head, 18, 25))
   told[i] = kind == 'E' and 'E' or ''
@@ -58,7 +60,7 @@ DROP = """
 local dropped = {}
 for i = 1, #KEYS do
   dropped[i] = 0
-  if redis.call('GETRANGE', KEYS[i], 0, string.len(ARGV[i]) - 1) == ARGV[i] then
+  if redis.pcall('GETRANGE', KEYS[i], 0, string.len(ARGV[i]) - 1) == ARGV[i] then
     dropped[i] = redis.call('DEL', KEYS[i])
   end
 end

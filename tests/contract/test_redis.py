@@ -149,6 +149,22 @@ def test_foreign_bytes_are_named(store: Store, server: RedisServer, value: bytes
         assert client.get(key) == value
 
 
+def test_a_key_of_another_type_fails_its_own_session_only(store: Store, server: RedisServer) -> None:
+    """A script that stopped there would have kept what came before it, and would tell all that nothing was."""
+    before, foreign, behind = created(store, "a", "b", "c")
+    with server.client() as client:
+        (key,) = client.keys("*:session:b")
+        client.delete(key)
+        client.lpush(key, "not ours")
+        assert store.commit([moved(r, b"on") for r in (before, foreign, behind)]) == [True, False, True]
+        assert [plain(r) for r in store.load(["a", "b", "c"]).values()] == [
+            plain(moved(r, b"on")) for r in (before, behind)
+        ]
+        assert not store.end("b", "deleted", START_S)
+        assert store.expire(START_S + 1e6, 10) == ["a", "c"]
+        assert client.lrange(key, 0, -1) == [b"not ours"]
+
+
 def test_flipped_bytes_are_noticed(store: Store, server: RedisServer) -> None:
     """A row of which one bit has flipped does not pass its checksum."""
     created(store, "a")
@@ -215,8 +231,12 @@ def test_fsync_is_refused_where_the_server_does_not_promise_it(tmp_path: Path) -
             store.check()
         with pytest.raises(StoreUnavailable, match="appendfsync always"):
             created(store, "a")
+        (warning,) = store.warnings()
+        assert "appendfsync always" in warning
+        assert "no step can be acknowledged" in warning
         client.config_set("appendfsync", "always")
         store.check()
+        assert store.warnings() == []
         (session,) = created(store, "a")
         assert store.commit([moved(session, b"on")]) == [True]
         store.close()

@@ -2,8 +2,10 @@
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support import artifacts
@@ -53,3 +55,16 @@ def test_a_lame_duck_keeps_its_processes(tmp_path: Path, models: Path) -> None:
         (front,) = server.children("front")
         os.kill(front, signal.SIGKILL)
         wait_until(lambda: server.children("front") not in ([], [front]))
+        wait_until(lambda: "about to shut down" in _told(server))
+        (engine,) = server.children("engine")
+        os.kill(engine, signal.SIGKILL)
+        wait_until(lambda: server.children("engine") not in ([], [engine]))
+        wait_until(lambda: "models" in _told(server))
+        assert "about to shut down" in _told(server)
+
+
+def _told(server: Server) -> str:
+    """What it says of its readiness; "" where nobody listens."""
+    with suppress(httpx.TransportError), server.client() as client:
+        return client.get("/health/ready").text
+    return ""

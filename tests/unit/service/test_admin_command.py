@@ -61,6 +61,17 @@ def _damage(place: str, id: str) -> None:
     db.close()
 
 
+def test_nothing_is_cut_off(run: Run, place: str) -> None:
+    """However narrow the terminal is, or none: ids are copied from there."""
+    ids, model = ["0123456789abcdef" * 2, "fedcba9876543210" * 2], "a-model-whose-name-is-long-" * 3
+    store = open_store(parse(place), "commit")
+    created(store, *ids, owner="Eve", ttl_s=FAR_S, model=model)
+    store.close()
+    rows = [line.split() for line in run("list", "--owner", "Eve")[1].splitlines()[1:]]
+    assert [row[:4] for row in rows] == [[id, "Eve", f"{model}/1", "0"] for id in ids]
+    assert all(row[4].endswith("Z") for row in rows)
+
+
 def test_sessions_are_listed(run: Run, place: str) -> None:
     """Of all or of one owner or model, as a table or as JSON; those that have expired are not."""
     status, table, _ = run("list")
