@@ -93,7 +93,10 @@ class Item(Struct, frozen=True):
     @property
     def shows_last(self) -> bool:
         """Whether each request is shown the most likely symbols after its last step."""
-        return all(part.view.top_k > 0 and not part.view.every for part in self.parts)
+        for part in self.parts:
+            if part.view.every or part.view.top_k == 0:
+                return False
+        return True
 
 
 class Stepped(Struct, frozen=True):
@@ -112,24 +115,30 @@ Outcome = Stepped | NotFinite | UndecodableState | WriteConflict | StoreUnavaila
 
 def next_record(record: Record, item: Item, stepped: Stepped, now: float, keep_bytes: int) -> Record:
     """The record after an item, with the answers that may still be asked for again."""
-    expires_at = now + record.identity.ttl_s
-    steps = sum([part.steps for part in item.parts])
+    identity, position, keep_from = record.identity, record.position, item.keep_from
+    expires_at = now + identity.ttl_s
     if item.extends is not None:
+        steps = sum([part.steps for part in item.parts])
+        position += steps
         kept: tuple[Answer, ...] = (item.extends.grown(steps, stepped.shown[0], expires_at, keep_bytes),)
     else:
-        answers, start = [a for a in record.answers if a.ordinal >= item.keep_from], record.position
+        answers, left = [], keep_bytes
+        for answer in record.answers:
+            if answer.ordinal >= keep_from:
+                answers.append(answer)
+                left -= answer.size()
         for part, outputs in zip(item.parts, stepped.shown, strict=True):
-            answers.append(Answer(start, part.steps, part.digest, expires_at, outputs, None, 0, part.ordinal))
-            start += part.steps
-        kept = _within(answers, keep_bytes)
-    position, revision = record.position + steps, record.revision + 1
-    return Record(record.identity, position, revision, stepped.row, stepped.output, kept, expires_at, stepped.trace)
+            answer = Answer(position, part.steps, part.digest, expires_at, outputs, None, 0, part.ordinal)
+            answers.append(answer)
+            left -= answer.size()
+            position += part.steps
+        kept = tuple(answers) if left >= 0 else _within(answers, keep_bytes)
+    row, output, trace = stepped.row, stepped.output, stepped.trace
+    return Record(identity, position, record.revision + 1, row, output, kept, expires_at, trace)
 
 
 def _within(answers: list[Answer], keep_bytes: int) -> tuple[Answer, ...]:
     """The latest answers whose outputs fit; the outputs of the earlier ones are dropped, not the fact of them."""
-    if sum([answer.size() for answer in answers]) <= keep_bytes:
-        return tuple(answers)
     left = keep_bytes
     kept: list[Answer] = []
     for answer in reversed(answers):

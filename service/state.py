@@ -46,7 +46,11 @@ class Answer(Struct, frozen=True):
 
     def size(self) -> int:
         """Bytes of the outputs."""
-        return sum([a.nbytes for a in self.outputs.values()]) if self.outputs is not None else 0
+        size = 0
+        if self.outputs is not None:
+            for array in self.outputs.values():
+                size += array.nbytes
+        return size
 
 
 class Identity(Struct, frozen=True):

@@ -128,7 +128,10 @@ class Stepper:
                 last = done.outputs[self._output.name][_ends(plain, items)]
             elif len(plain) < len(items):
                 last = last[plain]
-            tops = iter(show_last(views, last))
+            found = show_last(views, last)
+            if len(found) == len(items):
+                return [(tops,) for tops in found]
+            tops = iter(found)
             for i in plain:
                 shown[i] = tuple(islice(tops, len(items[i].parts)))
             if len(plain) == len(items):
@@ -145,21 +148,23 @@ class Stepper:
         self, items: Sequence[Item], chunks: Sequence[Chunk], done: Run, shown: list[tuple[Tensors, ...]], last: bytes
     ) -> list[Outcome]:
         """What became of each item, before it is committed; ``last``: of each row, the output of its last step."""
-        now, size, keep_bytes = self._clock.now(), len(last) // len(items), self._keep_answer_bytes
+        now, size, keep_bytes, at = self._clock.now(), len(last) // len(items), self._keep_answer_bytes, 0
         outcomes: list[Outcome] = []
-        for i, item in enumerate(items):
-            if not done.finite[i]:
+        for item, chunk, row, finite, told in zip(items, chunks, done.rows, done.finite, shown, strict=True):
+            output = last[at : at + size]
+            at += size
+            if not finite:
                 outcomes.append(NotFinite(_NOT_FINITE))
                 continue
             try:
-                trace = extended(item.trace, item.row, chunks[i]) if item.trace else b""
+                trace = extended(item.trace, item.row, chunk) if item.trace else b""
             except UndecodableState as error:
                 outcomes.append(error)
                 continue
-            stepped = Stepped(done.rows[i], last[i * size : (i + 1) * size], shown[i], None, trace)
+            stepped = Stepped(row, output, told, None, trace)
             if item.record is not None:
                 record = next_record(item.record, item, stepped, now, keep_bytes)
-                stepped = Stepped(stepped.row, stepped.output, stepped.shown, record, trace)
+                stepped = Stepped(row, output, told, record, trace)
             outcomes.append(stepped)
         return outcomes
 

@@ -1,7 +1,7 @@
 """What a client is shown of a chunk's outputs: the last step or all of them, the most likely symbols or the numbers."""
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from msgspec import Struct
@@ -14,6 +14,12 @@ class View(Struct, frozen=True):
 
     every: bool = False
     top_k: int = 0
+
+    @staticmethod
+    @lru_cache(maxsize=256)
+    def of(every: bool, top_k: int) -> "View":  # noqa: FBT001 - its fields
+        """One that may have been made before: most requests ask for the same."""
+        return View(every, top_k)
 
     def show(self, outputs: Tensors) -> Tensors:
         """``outputs``, each [steps, *step], as they are shown: [steps, ...] or, of the last step, [...].

@@ -35,8 +35,6 @@ def decode_chunk(
 
     A chunk of more than ``max_steps`` is TooLarge before any of its values is looked at.
     """
-    if text is None and _is_token(inputs, signature):
-        return (np.array(inputs, signature.inputs[0].dtype),)
     if text is not None:
         if inputs is not None:
             raise InvalidInput("send either text or inputs, not both", field="text")
@@ -53,6 +51,15 @@ def decode_chunk(
         names = ", ".join(i.name for i in signature.inputs)
         raise InvalidInput(f"the model has several inputs: expected an object with {names}", field=field)
     return (_array(signature, signature.inputs[0], inputs, field),)
+
+
+def single_token(signature: Signature, inputs: object) -> int:
+    """The token of a list of one good token, by far the most frequent chunk, seen at a glance; -1 for all else."""
+    if type(inputs) is list and len(inputs) == 1 and type(inputs[0]) is int:
+        token, vocabulary = inputs[0], signature.vocabulary
+        if vocabulary is not None and 0 <= token < len(vocabulary) and len(signature.inputs) == 1:
+            return token
+    return -1
 
 
 def _by_name(signature: Signature, inputs: Mapping[str, object], field: str) -> Chunk:
@@ -111,18 +118,6 @@ def _array(signature: Signature, spec: TensorSpec, value: object, field: str) ->
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InvalidInput(f"{field}: a number is too large for {spec.dtype}", field=field)
     return array.reshape(len(array), *spec.step_shape)
-
-
-def _is_token(value: object, signature: Signature) -> bool:
-    """Whether it is a list of one good token: by far the most frequent chunk, seen at a glance."""
-    return (
-        type(value) is list
-        and len(value) == 1
-        and type(value[0]) is int
-        and signature.vocabulary is not None
-        and 0 <= value[0] < len(signature.vocabulary)
-        and len(signature.inputs) == 1
-    )
 
 
 def _check_widths(values: list[Any], spec: TensorSpec, shape: tuple[int, ...], field: str) -> None:

@@ -25,7 +25,7 @@ from service.api.asgi import (
     respond,
     watching,
 )
-from service.api.decoding import decode_chunk
+from service.api.decoding import decode_chunk, single_token
 from service.api.encoding import answer_bytes
 from service.api.problems import Headers, problem, reason
 from service.api.schemas import Steps, StepsAnswer, described, parse
@@ -33,7 +33,7 @@ from service.api.stepping import Counts, Stepping
 from service.artifact import Signature
 from service.errors import InvalidInput, ShuttingDown, TooLarge
 from service.metrics import Metrics
-from service.sessions.requests import Advance
+from service.sessions.requests import Advance, one_token
 from service.state import Answer
 from service.views import View
 from service.work import resolve
@@ -52,8 +52,8 @@ def view_of(signature: Signature, returned: str, top_k: int | None) -> View:
     if signature.vocabulary is None:
         if top_k is not None:
             raise InvalidInput("top_k is for language models", field="top_k")
-        return View(returned == "all")
-    return View(returned == "all", min(top_k or DEFAULT_TOP_K, len(signature.vocabulary)))
+        return View.of(returned == "all", 0)
+    return View.of(returned == "all", min(top_k or DEFAULT_TOP_K, len(signature.vocabulary)))
 
 
 def check_answer(signature: Signature, view: View, shown: int) -> None:
@@ -70,8 +70,11 @@ def check_answer(signature: Signature, view: View, shown: int) -> None:
 
 def advance_of(signature: Signature, request: Steps, max_steps: int, keep: int = 0) -> Advance:
     """A request's body in the terms of the sessions, held against the model; ``keep``: see ``Advance``."""
-    chunk = decode_chunk(signature, request.inputs, request.text, max_steps=max_steps)
     view = view_of(signature, request.returned, request.top_k)
+    if request.text is None and (token := single_token(signature, request.inputs)) >= 0:
+        known = one_token(token, signature.inputs[0].dtype, view)
+        return Advance(known.chunk, view, request.position, keep, 1, known.digest)
+    chunk = decode_chunk(signature, request.inputs, request.text, max_steps=max_steps)
     if view.every:
         check_answer(signature, view, len(chunk[0]))
     return Advance(chunk, view, request.position, keep)

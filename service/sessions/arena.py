@@ -107,7 +107,8 @@ class Arena:
             raise unknown(id)
         if live.record.expires_at <= self._clock.now() and not live.busy:
             raise expired(id)
-        self._make_room(live)
+        if len(self._live) > self._ready:
+            self._make_room(live)
         return live
 
     async def record(self, id: str, owner: str) -> Record:

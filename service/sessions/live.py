@@ -249,22 +249,30 @@ class Live:
     def start(self) -> None:
         """See ``work.Work``."""
         self.phase = Phase.RUNNING
-        record, taken, parts, keep = self.record, self._taken, [], 0
-        for ordinal, w in enumerate(taken, self.ordinal):
+        record, taken, ordinal, keep = self.record, self._taken, self.ordinal, 0
+        parts: tuple[Part, ...] = ()
+        for w in taken:
+            request = w.request
             self._waiting.popleft()
-            parts.append(Part(w.steps, w.request.view, w.digest, ordinal))
-            keep = max(keep, w.request.keep)
+            parts += (Part(w.steps, request.view, w.digest, ordinal),)
+            ordinal += 1
+            if request.keep > keep:
+                keep = request.keep
         # The first one came before the others: of no other was less delivered when it came.
-        keep_from = min(taken[0].seen, self.ordinal + len(taken) - keep)
-        self._item = Item(record.row, tuple(parts), folded(taken), None, record, keep_from, None, record.trace)
+        keep_from = min(taken[0].seen, ordinal - keep)
+        chunk = taken[0].request.chunk if len(taken) == 1 else folded(taken)
+        self._item = Item(record.row, parts, chunk, None, record, keep_from, None, record.trace)
 
     def deliver(self, outcome: Stepped | Exception) -> None:
         """See ``work.Work``."""
         taken, self._taken, self._item = self._taken, [], None
-        self._alone -= self._alone > 0
+        if self._alone:
+            self._alone -= 1
         if isinstance(outcome, Stepped) and outcome.record is not None:
             self._delivered(taken, outcome.shown, outcome.record)
-        elif isinstance(outcome, NotFinite) and len(taken) > 1:
+            self.release()
+            return
+        if isinstance(outcome, NotFinite) and len(taken) > 1:
             self._again(taken)
             self._alone = len(taken)  # one of them is to blame: each runs by itself, so that the others go through
         elif isinstance(outcome, WriteConflict):
@@ -281,8 +289,9 @@ class Live:
         self.record = record
         self.ordinal += len(taken)
         for waiting, outputs, answer in zip(taken, shown, record.answers[-len(taken) :], strict=True):
-            whole = answer if answer.outputs is not None else replace(answer, outputs=outputs)  # too large to keep
-            resolve(waiting.reply, (whole, False))
+            if answer.outputs is None:  # too large to keep
+                answer = replace(answer, outputs=outputs)  # noqa: PLW2901 - the same, but whole
+            resolve(waiting.reply, (answer, False))
         self.delivered = self.ordinal
 
     def _again(self, taken: list[Waiting]) -> None:

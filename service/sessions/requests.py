@@ -5,9 +5,11 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from service.errors import AlreadyApplied, PositionConflict
 from service.sampling import Sampling
@@ -22,24 +24,29 @@ class Advance(Struct, frozen=True):
     """Consume a chunk of one or more steps. ``position``: where it applies; None: wherever the session stands.
 
     ``keep``: how many last answers, its own included, have to be kept for repeats, as its client may have so many
-    requests unanswered; beside them those that were not delivered when it came.
+    requests unanswered; beside them those that were not delivered when it came. The chunk's ``steps`` and the
+    ``digest``, which tells a repeat from another request at the same position, are found out where they are not given.
     """
 
     chunk: Chunk
     view: View
     position: int | None = None
     keep: int = 0
+    steps: int = 0
+    digest: bytes = b""
 
-    @property
-    def steps(self) -> int:
-        """Steps of the chunk."""
-        return len(self.chunk[0])
+    def __post_init__(self) -> None:
+        if not self.steps:
+            force_setattr(self, "steps", len(self.chunk[0]))
+            force_setattr(self, "digest", _digest(self.view, self.chunk))
 
-    @property
-    def digest(self) -> bytes:
-        """What tells a repeat from another request at the same position: of a single token, all that was asked."""
-        told = _shown(self.view.every, self.view.top_k) + b"".join([array.tobytes() for array in self.chunk])
-        return told if len(told) < _DIGEST else hashlib.blake2b(told, digest_size=_DIGEST, salt=b"advance").digest()
+
+@lru_cache(maxsize=4096)  # the vocabulary of a few models
+def one_token(token: int, dtype: str, view: View) -> Advance:
+    """A single token, wherever the session stands: by far the most frequent request, and mostly one that was seen."""
+    array = np.array([token], dtype)
+    array.setflags(write=False)
+    return Advance((array,), view)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,12 @@ class Turn(Struct, eq=False):
 
 
 _shown = struct.Struct("<?I").pack
+
+
+def _digest(view: View, chunk: Chunk) -> bytes:
+    """Of a single token, all that was asked."""
+    told = _shown(view.every, view.top_k) + b"".join([array.tobytes() for array in chunk])
+    return told if len(told) < _DIGEST else hashlib.blake2b(told, digest_size=_DIGEST, salt=b"advance").digest()
 
 
 def repeated(record: Record, position: int | None, digest: bytes) -> Answer | None:
