@@ -93,7 +93,7 @@ class Item(Struct, frozen=True):
     @property
     def shows_last(self) -> bool:
         """Whether each request is shown the most likely symbols after its last step."""
-        for part in self.parts:
+        for part in self.parts:  # noqa: SIM110 - a generator would cost more than what it looks at
             if part.view.every or part.view.top_k == 0:
                 return False
         return True

@@ -155,7 +155,8 @@ class ModelMetrics:
         self._run.observe(seconds)
         self._rows.observe(rows)
         self._steps.inc(steps)
-        self._padding.inc(padding)
+        if padding:
+            self._padding.inc(padding)
 
     def committed(self, rows: int, seconds: float) -> None:
         """See ``step.StepObserver``."""

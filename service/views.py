@@ -17,7 +17,7 @@ class View(Struct, frozen=True):
 
     @staticmethod
     @lru_cache(maxsize=256)
-    def of(every: bool, top_k: int) -> "View":  # noqa: FBT001 - its fields
+    def of(every: bool, top_k: int) -> "View":
         """One that may have been made before: most requests ask for the same."""
         return View(every, top_k)
 

@@ -17,7 +17,7 @@ from service.api.schemas import Steps, parse
 from service.api.steps import advance_of, check_answer, view_of
 from service.artifact import Signature, TensorSpec
 from service.errors import InvalidInput
-from service.sessions.requests import Advance
+from service.sessions.requests import Advance, one_token
 from service.state import Answer, Chunk
 from service.views import View
 
@@ -40,7 +40,7 @@ class Input:
         """[steps, *step] from there on; InvalidInput for values that no JSON would be allowed to hold."""
         array = np.frombuffer(payload, self._dtype, steps * self._numbers, at)
         if self._symbols is not None:
-            if not (0 <= array.item() < self._symbols if steps == 1 else _within(array, self._symbols)):
+            if not _within(array, self._symbols):
                 raise InvalidInput(f"{self._name}: expected tokens from 0 to {self._symbols - 1}", field="inputs")
             return array
         if self._dtype.kind == "f" and not np.isfinite(array).all():
@@ -59,6 +59,7 @@ class Messages:
 
     def __init__(self, signature: Signature, max_steps: int, keep: int) -> None:
         symbols = len(signature.vocabulary) if signature.vocabulary is not None else None
+        self._symbols = symbols if len(signature.inputs) == 1 else None
         self._inputs = [Input(spec, symbols if at == 0 else None) for at, spec in enumerate(signature.inputs)]
         self._step_bytes = sum(port.step_bytes for port in self._inputs)
         self._signature = signature
@@ -77,10 +78,16 @@ class Messages:
         """A request from its binary layout."""
         if payload[:_ALIKE] != self._like or len(payload) != self._size:
             self._read_header(payload)
-        (position,) = _POSITION.unpack_from(payload, _ALIKE)
-        if position < ANYWHERE:
+        (told,) = _POSITION.unpack_from(payload, _ALIKE)
+        if told < ANYWHERE:
             raise InvalidInput("position: expected a number from 0 on, or -1", field="position")
-        return Advance(self._chunk(payload), self._view, None if position == ANYWHERE else position, self._keep)
+        position = None if told == ANYWHERE else told
+        if self._steps == 1 and self._symbols:
+            token = int.from_bytes(payload[REQUEST.size :], "little", signed=True)
+            if 0 <= token < self._symbols:
+                known = one_token(token, self._signature.inputs[0].dtype, self._view)
+                return Advance(known.chunk, self._view, position, self._keep, 1, known.digest)
+        return Advance(self._chunk(payload), self._view, position, self._keep)
 
     def _read_header(self, payload: bytes) -> None:
         """What a client's requests mostly have in common, and is looked at once."""

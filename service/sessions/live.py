@@ -24,6 +24,7 @@ from service.work import Reply, resolve
 
 log = logging.getLogger(__name__)
 
+_MAY_HAVE_MOVED = (WriteConflict, OutcomeUnknown)  # after these a session is not where it was thought to be
 MAX_TRIES = 5  # how often a request is tried again because another replica moved the session
 
 
@@ -71,7 +72,7 @@ class Live:
 
     def takes(self, request: Advance) -> bool:
         """Whether one tick can take the request's chunk."""
-        return request.steps <= segment_steps(self.record.trace, self.model.whole_steps)
+        return request.steps == 1 or request.steps <= segment_steps(self.record.trace, self.model.whole_steps)
 
     @property
     def busy(self) -> bool:
@@ -85,8 +86,7 @@ class Live:
             Overloaded, or whatever the session ended with: the reply is left alone.
         """
         self._admit()
-        now = self._clock.monotonic()
-        waiting = Waiting(request, reply, deadline, self.delivered, request.steps, request.digest, now)
+        waiting = Waiting(request, reply, deadline, self.delivered, self._clock.monotonic())
         self._waiting.append(waiting)
         if self.phase is Phase.IDLE and len(self._waiting) == 1:
             self._queue(waiting, admitted=False)
@@ -192,7 +192,7 @@ class Live:
         """Decide which of the waiting requests apply now, together; answer those that do not. See ``work.Work``."""
         if len(self._waiting) == 1 and self._plainly_applies(first := self._waiting[0]):
             self._taken = [first]
-            return first.steps
+            return first.request.steps
         self._taken = []
         position, total, kept = self.record.position, 0, deque[Waiting | Turn]()
         limit = 1 if self._alone or not self.model.folds else len(self._waiting)
@@ -204,9 +204,8 @@ class Live:
                 continue
             if isinstance(waiting, Turn) or len(self._taken) >= limit:
                 break
-            if self._taken and (
-                total + waiting.steps > self.model.segment_steps or waiting.request.position not in (None, position)
-            ):
+            steps, at = waiting.request.steps, waiting.request.position
+            if self._taken and (total + steps > self.model.segment_steps or at not in (None, position)):
                 break  # it cannot be folded behind those
             if not self._taken and outdated(self.record, waiting):
                 waiting.renewed = True
@@ -217,7 +216,7 @@ class Live:
                 continue
             self._taken.append(waiting)
             kept.append(waiting)
-            position, total = position + waiting.steps, total + waiting.steps
+            position, total = position + steps, total + steps
         self._waiting.extendleft(reversed(kept))
         if not self._taken:
             self.phase = Phase.IDLE
@@ -236,7 +235,7 @@ class Live:
     def _applies(self, waiting: Waiting) -> bool:
         """Whether the first request applies; if not, it gets its answer or its error here."""
         try:
-            answer = repeated(self.record, waiting.request.position, waiting.digest)
+            answer = repeated(self.record, waiting.request.position, waiting.request.digest)
         except ServiceError as error:
             resolve(waiting.reply, error)
             return False
@@ -251,17 +250,13 @@ class Live:
         self.phase = Phase.RUNNING
         record, taken, ordinal, keep = self.record, self._taken, self.ordinal, 0
         parts: tuple[Part, ...] = ()
-        for w in taken:
-            request = w.request
+        for request in [waiting.request for waiting in taken]:
             self._waiting.popleft()
-            parts += (Part(w.steps, request.view, w.digest, ordinal),)
-            ordinal += 1
-            if request.keep > keep:
-                keep = request.keep
+            parts += (Part(request.steps, request.view, request.digest, ordinal),)
+            ordinal, keep = ordinal + 1, max(keep, request.keep)
         # The first one came before the others: of no other was less delivered when it came.
         keep_from = min(taken[0].seen, ordinal - keep)
-        chunk = taken[0].request.chunk if len(taken) == 1 else folded(taken)
-        self._item = Item(record.row, parts, chunk, None, record, keep_from, None, record.trace)
+        self._item = Item(record.row, parts, folded(taken), None, record, keep_from, None, record.trace)
 
     def deliver(self, outcome: Stepped | Exception) -> None:
         """See ``work.Work``."""
@@ -270,9 +265,7 @@ class Live:
             self._alone -= 1
         if isinstance(outcome, Stepped) and outcome.record is not None:
             self._delivered(taken, outcome.shown, outcome.record)
-            self.release()
-            return
-        if isinstance(outcome, NotFinite) and len(taken) > 1:
+        elif isinstance(outcome, NotFinite) and len(taken) > 1:
             self._again(taken)
             self._alone = len(taken)  # one of them is to blame: each runs by itself, so that the others go through
         elif isinstance(outcome, WriteConflict):
@@ -280,7 +273,7 @@ class Live:
         else:
             for waiting in taken:
                 resolve(waiting.reply, outcome)
-        if isinstance(outcome, WriteConflict | OutcomeUnknown):
+        if isinstance(outcome, _MAY_HAVE_MOVED):
             self._refresh()
         else:
             self.release()
@@ -289,9 +282,8 @@ class Live:
         self.record = record
         self.ordinal += len(taken)
         for waiting, outputs, answer in zip(taken, shown, record.answers[-len(taken) :], strict=True):
-            if answer.outputs is None:  # too large to keep
-                answer = replace(answer, outputs=outputs)  # noqa: PLW2901 - the same, but whole
-            resolve(waiting.reply, (answer, False))
+            whole = answer if answer.outputs is not None else replace(answer, outputs=outputs)  # too large to keep
+            resolve(waiting.reply, (whole, False))
         self.delivered = self.ordinal
 
     def _again(self, taken: list[Waiting]) -> None:

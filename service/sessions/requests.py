@@ -86,8 +86,6 @@ class Waiting(Struct, eq=False):
     reply: Reply
     deadline: float
     seen: int
-    steps: int
-    digest: bytes
     since: float
     tries: int = 0
     renewed: bool = False
@@ -141,7 +139,7 @@ def outdated(record: Record, waiting: Waiting) -> bool:
         return True
     if position is None or position == record.position:
         return False
-    return not any(a.start == position and a.digest == waiting.digest for a in record.answers)
+    return not any(a.start == position and a.digest == waiting.request.digest for a in record.answers)
 
 
 def folded(taken: Sequence[Waiting]) -> Chunk:

@@ -11,7 +11,6 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 from service.clock import Clock
@@ -173,12 +172,11 @@ class Sessions(Stateless):
 
     def advance_live(self, live: Live, request: Advance, reply: Reply) -> None:
         """``submit`` for a session that is ``at_hand``: right after that call, before anything else runs."""
-        if request.steps == 1:
-            live.advance(request, self._deadline(), reply)
-            return
         self._check_steps(request.steps)
-        advance = live.advance if live.takes(request) else partial(self._turns.advance, live)
-        advance(request, self._deadline(), reply)
+        if live.takes(request):
+            live.advance(request, self._deadline(), reply)
+        else:
+            self._turns.advance(live, request, self._deadline(), reply)
 
     def leave(self, reply: Reply) -> None:
         """Nobody waits for this reply any more: it is done, which is asked before it runs."""
