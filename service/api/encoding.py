@@ -32,11 +32,15 @@ def _single(value: object) -> orjson.Fragment:
     raise TypeError(f"no JSON for {type(value).__name__}")
 
 
-@lru_cache(maxsize=64)
 def timestamp(seconds: float) -> str:
-    """Seconds since the epoch as RFC 3339 in UTC, to the millisecond; the answers of one tick mostly share one."""
+    """Seconds since the epoch as RFC 3339 in UTC, to the millisecond."""
     whole = int(seconds)
-    return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%dT%H:%M:%S}.{int((seconds - whole) * 1000):03d}Z"
+    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@lru_cache(maxsize=64)
+def _second(whole: int) -> str:
+    return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def outputs_of(signature: Signature, shown: Tensors) -> dict[str, Any]:

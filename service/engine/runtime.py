@@ -5,10 +5,10 @@ Owns the way from rows and chunks to the graph's tensors and back. Knows nothing
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct
 
 from service.artifact import SIGNATURE_KEY, Signature, TensorSpec, parse_signature
 from service.engine import ort
@@ -18,6 +18,7 @@ from service.settings import Settings
 from service.state import Chunk, RowLayout, Tensors, axes_moved
 
 _HALF_EXPONENT = np.uint16(0x7C00)
+_all = np.logical_and.reduce  # an array's own method takes a detour through Python
 
 _ORT_TYPES = {
     "tensor(float16)": "float16",
@@ -29,8 +30,7 @@ _ORT_TYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """What a batch came to: each output as [rows, longest, *step shape], and the new rows.
 
     Steps beyond a row's own length hold nothing of meaning. ``finite`` tells for each row whether its outputs and
@@ -155,7 +155,7 @@ def _is_finite(tensor: np.ndarray) -> bool:
     in those only."""
     if tensor.dtype == np.float16:
         return not (tensor.view(np.uint16) & _HALF_EXPONENT == _HALF_EXPONENT).any()
-    return bool(np.isfinite(tensor).all())
+    return bool(_all(np.isfinite(tensor), None))
 
 
 def _stacked(runs: Sequence[Run]) -> Run:
