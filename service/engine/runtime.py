@@ -6,9 +6,9 @@ Owns the way from rows and chunks to the graph's tensors and back. Knows nothing
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from msgspec import Struct
 
 from service.artifact import SIGNATURE_KEY, Signature, TensorSpec, parse_signature
 from service.engine import ort
@@ -30,7 +30,7 @@ _ORT_TYPES = {
 }
 
 
-class Run(Struct, frozen=True):
+class Run(NamedTuple):
     """What a batch came to: each output as [rows, longest, *step shape], and the new rows.
 
     Steps beyond a row's own length hold nothing of meaning. ``finite`` tells for each row whether its outputs and
