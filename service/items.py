@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from service.errors import NotFinite, StoreUnavailable, UndecodableState, WriteConflict
 from service.sampling import Sampling
-from service.state import Answer, Chunk, Record, Tensors
+from service.state import Answer, Chunk, Record, Tensors, leap
 from service.views import View
 
 STREAM_SHARE = 8  # of the bytes of kept answers, this part is written anew with every step of a stream
@@ -133,8 +133,8 @@ def next_record(record: Record, item: Item, stepped: Stepped, now: float, keep_b
             left -= answer.size()
             position += part.steps
         kept = tuple(answers) if left >= 0 else _within(answers, keep_bytes)
-    row, output, trace = stepped.row, stepped.output, stepped.trace
-    return Record(identity, position, record.revision + 1, row, output, kept, expires_at, trace)
+    row, output, trace, further = stepped.row, stepped.output, stepped.trace, leap()
+    return Record(identity, position, record.revision + further, row, output, kept, expires_at, trace, further)
 
 
 def _within(answers: list[Answer], keep_bytes: int) -> tuple[Answer, ...]:

@@ -4,6 +4,7 @@ Owns the bytes: how state tensors become one contiguous row and how answers are 
 stores them or which engine runs.
 """
 
+import random
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -69,8 +70,9 @@ class Identity(Struct, frozen=True):
 class Record(Struct, frozen=True):
     """A session as it is committed.
 
-    ``revision`` grows by one with every commit, also where ``position`` goes back to 0: a store compares it, so that
-    of two writers that started from the same record one is refused. ``row`` holds the packed state tensors,
+    ``revision`` grows with every commit, also where ``position`` goes back to 0: a store compares it, so that of two
+    writers that started from the same record one is refused. It grew by ``leap`` with this one (see ``leap``), which is
+    not stored. ``row`` holds the packed state tensors,
     ``output`` the last step's first output as raw bytes (b"" at position 0), which generation continues from.
     ``trace`` is what shows the gates of the last steps (service/trace.py), b"" where nobody asked for them.
     """
@@ -83,6 +85,16 @@ class Record(Struct, frozen=True):
     answers: tuple[Answer, ...]
     expires_at: float
     trace: bytes = b""
+    leap: int = 1
+
+
+def leap() -> int:
+    """By how much the next revision is larger: at random, so that no revision comes twice.
+
+    A store that fell back, as at a failover, goes on with another history. Were revisions counted, a replica that still
+    has the old one would soon find its own revision there, and overwrite what is none of its own.
+    """
+    return 1 + random.getrandbits(32)
 
 
 class RowLayout:
@@ -170,17 +182,30 @@ def decode_answers(blob: bytes) -> tuple[Answer, ...]:
             Answer(start, steps, digest, expires_at, _arrays(outputs), seed, dropped)
             for start, steps, digest, expires_at, outputs, seed, dropped in msgspec.msgpack.decode(blob)
         )
-    except (msgspec.MsgspecError, ValueError, TypeError) as error:
+    except (msgspec.MsgspecError, ValueError, TypeError, AttributeError, SyntaxError) as error:  # NumPy's among them
         raise UndecodableState("the stored answers of the session cannot be decoded") from error
 
 
-def checksum(position: int, revision: int, row: bytes, output: bytes, answers: bytes, trace: bytes = b"") -> int:
-    """A CRC-32 of a stored session, so that flipped bits are found instead of served."""
-    # Without a trace the same as before there were any. One call: each costs more than copying a row.
-    return zlib.crc32(b"".join((_counters(position, revision), row, output, answers, trace)))
+def checksum(r: Record, answers: bytes) -> int:
+    """A CRC-32 of all that is stored of a session, so that flipped bits are found instead of served, and so is a record
+    that is found under the id of another; with a mark above its 32 bits, which those of earlier versions have not."""
+    i = r.identity
+    whose = "\0".join((i.id, i.owner, i.model, i.version, i.fingerprint)).encode()
+    numbers = _numbers(r.position, r.revision, r.expires_at, i.ttl_s, i.created_at, i.gates)
+    # One call: each costs more than copying a row.
+    return _WHOLE | zlib.crc32(b"".join((whose, numbers, r.row, r.output, answers, r.trace)))
 
 
-_counters = struct.Struct("<qq").pack
+def intact(r: Record, answers: bytes, check: int) -> bool:
+    """Whether a stored session's checksum fits what was read."""
+    if check >= _WHOLE:
+        return check == checksum(r, answers)
+    return check == zlib.crc32(b"".join((_counters(r.position, r.revision), r.row, r.output, answers, r.trace)))
+
+
+_WHOLE = 1 << 32
+_numbers = struct.Struct("<qqdddq").pack
+_counters = struct.Struct("<qq").pack  # what checksums of earlier versions held of the numbers, and nobody's name
 _pack = msgspec.msgpack.Encoder().encode
 
 

@@ -61,7 +61,7 @@ def parse(text: str) -> StoreUrl:
 
 def redacted(text: str) -> str:
     """A store's place without user and password, for logs and errors, however those are written."""
-    return re.sub(r"://.*@", "://...@", text)
+    return re.sub(r":.*@", "://...@", text, flags=re.DOTALL)
 
 
 def _sqlite(text: str) -> StoreUrl:
@@ -75,6 +75,15 @@ def _sqlite(text: str) -> StoreUrl:
 
 def _node(text: str, node: str, port: int) -> tuple[str, int]:
     found = _NODE.fullmatch(node)
-    if found is None or (found["port"] and not 0 < int(found["port"]) < 65536):
+    if found is None or not _is_host(found["host"]) or (found["port"] and not 0 < int(found["port"]) < 65536):
         raise ValueError(f"store {redacted(text)!r}: {node!r} is not HOST or HOST:PORT")
     return found["host"].strip("[]"), int(found["port"] or port)
+
+
+def _is_host(name: str) -> bool:
+    """Whether it could be looked up: no part of it is empty or too long."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return True

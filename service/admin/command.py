@@ -131,7 +131,7 @@ def check(
         typer.Option(help="Hold the size of every row against its model in this folder.", file_okay=False, exists=True),
     ] = None,
 ) -> None:
-    """Read every session, and name those that cannot be decoded or are damaged. Nothing is changed.
+    """Read every session, and name those that cannot be decoded or are damaged. No session is changed.
 
     Exit status 1 where there are any.
     """

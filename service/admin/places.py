@@ -27,7 +27,11 @@ def opened(url: str | None, *, destination: bool = False, replicas: int = 0) -> 
         place = store_url.parse(url or load_settings().store)
     except ValueError as error:
         raise SettingsError(str(error)) from None
-    if place.kind == "sqlite" and not destination and not Path(place.path).exists():
+    try:
+        there = place.kind != "sqlite" or destination or Path(place.path).exists()
+    except OSError as error:
+        raise SettingsError(f"{place.path} cannot be looked at: {error.strerror}") from None
+    if not there:
         raise SettingsError(f"there is no session database at {place.path}")
     logging.getLogger("service").addHandler(logging.NullHandler())  # the error that we raise says what is to be said
     store = open_store(place, "fsync" if destination and place.kind == "sqlite" else "commit", replicas)

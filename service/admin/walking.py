@@ -46,7 +46,7 @@ def listed(store: Store, owner: str | None, model: str | None, now: float, tell:
 
 def _owned(store: Store, owner: str, model: str | None, now: float) -> Iterator[Listed]:
     after = ""
-    while page := store.page(owner, model, after, BATCH, now):
+    while (page := store.page(owner, model, after, BATCH, now)) and page[-1].identity.id > after:  # else it is damaged
         yield from page
         after = page[-1].identity.id
 

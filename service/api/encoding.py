@@ -17,6 +17,7 @@ from service.trace import Layer
 if TYPE_CHECKING:
     from service.sessions.generation import Generated  # and with it the engine, which a front end has no need of
 
+_LAST_S = 253_402_300_800.0  # the end of the year 9999
 _PIECE = 16_384  # numbers that are written in less than a millisecond
 
 
@@ -33,7 +34,9 @@ def _single(value: object) -> orjson.Fragment:
 
 
 def timestamp(seconds: float) -> str:
-    """Seconds since the epoch as RFC 3339 in UTC, to the millisecond."""
+    """Seconds since the epoch as RFC 3339 in UTC, to the millisecond; what no date can hold as the last one."""
+    if not 0 <= seconds < _LAST_S:  # of a damaged session that is listed
+        seconds = _LAST_S - 0.0005
     whole = int(seconds)
     return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
 

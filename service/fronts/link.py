@@ -170,7 +170,7 @@ class RemoteSessions:
             self._link.say(message)
 
     def _ask(self, kind: Any, reply: Reply, *arguments: object) -> None:  # noqa: ANN401 - a kind of message
-        if self._link is None:
+        if self._link is None or self._link.lost.is_set():  # the second is known a turn of the event loop earlier
             raise self.unavailable()
         self._last += 1
         self._link.waiting[self._last] = reply

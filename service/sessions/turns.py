@@ -31,7 +31,7 @@ from service.sessions.generation import Generated, Generation, Listener, Source,
 from service.sessions.live import MAX_TRIES, Live
 from service.sessions.requests import Advance, Generate, Turn, bare, repeated
 from service.settings import Settings
-from service.state import Answer, Chunk, Record
+from service.state import Answer, Chunk, Record, leap
 from service.stores.base import Store
 from service.trace import begun, segment_steps
 from service.views import View
@@ -223,7 +223,8 @@ class Turns:
             old = live.record
             fresh = live.model.engine.initial_row
             expires_at, trace = self._clock.now() + old.identity.ttl_s, begun(old.identity.gates)
-            return await self._put(live, Record(old.identity, 0, old.revision + 1, fresh, b"", (), expires_at, trace))
+            revision = old.revision + (further := leap())
+            return await self._put(live, Record(old.identity, 0, revision, fresh, b"", (), expires_at, trace, further))
 
         return await self.hold(live, deadline, job)
 

@@ -57,10 +57,10 @@ class Store(ABC):
     def commit(self, records: Sequence[Record]) -> Sequence[bool | StoreUnavailable]:
         """Keep the next record of several sessions in one transaction, each if its session has not moved.
 
-        ``record.revision`` is one more than the revision it started from. False for a record whose session has
-        another revision by now, or is gone: nothing of that record is kept, and the other records are. No id appears
-        twice. A store that has parts has a transaction for each record, and tells the error of each whose part cannot
-        be reached.
+        ``record.revision`` is ``record.leap`` more than the revision it started from. False for a record whose session
+        has another revision by now, or is gone: nothing of that record is kept, and the other records are. No id
+        appears twice. A store that has parts has a transaction for each record, and tells the error of each whose part
+        cannot be reached.
         """
 
     @abstractmethod

@@ -46,7 +46,7 @@ class MemoryStore(Store):
 
     def _commit_one(self, record: Record) -> bool:
         held = self._records.get(record.identity.id)
-        if held is None or held.revision != record.revision - 1:
+        if held is None or held.revision != record.revision - record.leap:
             return False
         self._records[record.identity.id] = record
         return True

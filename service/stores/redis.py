@@ -75,31 +75,39 @@ class RedisStore(Store):
         keys = [self._sessions + r.identity.id for r in records]
         told: list[object] = []
         for r in records:
-            told += redis_value.mark(r.revision - 1), redis_value.encoded(r), _life_ms(r)
-        replies = self._link.over(_COMMIT, keys, told, "commit")
+            told += redis_value.mark(r.revision - r.leap), redis_value.encoded(r), _life_ms(r)
+        try:
+            replies = self._link.over(_COMMIT, keys, told, "commit")
+        except StoreUnavailable:
+            self._synced = False  # behind it there may be another server
+            raise
         return [reply if isinstance(reply, StoreUnavailable) else reply == 1 for reply in replies]
 
     def end(self, id: str, reason: EndReason, now: float) -> bool:
         (head,) = self._told_end([id], reason, now)
         if head in (b"", redis_value.ENDED):
             return False
-        self._link.run(self._tidied(id, *redis_value.whose(head), now), "end", writes=True)
+        self._tidy([(id, *redis_value.whose(head), now)])
         return True
 
     def expire(self, now: float, limit: int) -> list[str]:
         while due := self._first(self._due, now, limit):
-            names = [_parts(name) for name in due]
-            ended, tidied = [], list[Command]()
-            for (id, model, owner), head in zip(
-                names, self._told_end([id for id, *_ in names], "expired", now), strict=True
-            ):
+            names, moved = list[tuple[str, str, str]](), list[Command]()
+            for key, raw in due:
+                name = _parts(raw.decode(errors="replace"))
+                if _bucket(self._due, name[0]) == key and _name(*name).encode() == raw:
+                    names.append(name)
+                else:  # nothing that we wrote
+                    moved.append(("ZREM", key, raw))
+            ended, gone = [], list[tuple[str, str, str, float | None]]()
+            for name, head in zip(names, self._told_end([id for id, *_ in names], "expired", now), strict=True):
                 if (at := redis_value.put_off(head)) is not None:
-                    tidied.append(("ZADD", _bucket(self._due, id), "XX", at, _name(id, model, owner)))
+                    moved.append(("ZADD", _bucket(self._due, name[0]), "XX", at, _name(*name)))
                     continue
-                tidied += self._tidied(id, model, owner, now if head else None)
+                gone.append((*name, now if head else None))
                 if head not in (b"", redis_value.ENDED):
-                    ended.append(id)
-            self._link.run(tidied, "end", writes=True)
+                    ended.append(name[0])
+            self._tidy(gone, moved)
             if ended:
                 return ended
         return []
@@ -109,18 +117,24 @@ class RedisStore(Store):
         shared = (reason, repr(now), redis_value.time(now), int(reason == "expired"))
         return _whole(self._link.over(_END, [self._sessions + id for id in ids], (), "end", shared))
 
-    def _tidied(self, id: str, model: str, owner: str, over: float | None) -> list[Command]:
-        """What takes a session that has gone out of the sets, and notes the memory of it, if there is one."""
-        noted: list[Command] = [] if over is None else [("ZADD", _bucket(self._over, id), over, id)]
-        pages = [("ZREM", key, id) for key in self._pages(id, model, owner)]
-        return [*noted, *pages, ("ZREM", _bucket(self._due, id), _name(id, model, owner))]
+    def _tidy(self, gone: Sequence[tuple[str, str, str, float | None]], further: Sequence[Command] = ()) -> None:
+        """Take sessions that have gone (id, model, owner) out of the sets, and note when, where that is remembered.
+
+        Out of ``due`` only when all that is done: else the next sweep does it.
+        """
+        noted: list[Command] = [("ZADD", _bucket(self._over, id), at, id) for id, _, _, at in gone if at is not None]
+        pages = [("ZREM", key, id) for id, model, owner, _ in gone for key in self._pages(id, model, owner)]
+        self._link.run([*noted, *pages], "end", writes=True)
+        last = [("ZREM", _bucket(self._due, id), _name(id, model, owner)) for id, model, owner, _ in gone]
+        self._link.run([*last, *further], "end", writes=True)
 
     def forget(self, before: float, limit: int) -> int:
         dropped = 0
         while dropped < limit and (old := self._first(self._over, f"({before!r}", limit - dropped)):
-            marks = [redis_value.ENDED] * len(old)
-            dropped += sum(_whole(self._link.over(_DROP, [self._sessions + id for id in old], marks, "forget")))
-            self._link.run([("ZREM", _bucket(self._over, id), id) for id in old], "forget", writes=True)
+            ids = [raw.decode(errors="replace") for _, raw in old]
+            marks = [redis_value.ENDED] * len(ids)
+            dropped += sum(_whole(self._link.over(_DROP, [self._sessions + id for id in ids], marks, "forget")))
+            self._link.run([("ZREM", key, raw) for key, raw in old], "forget", writes=True)
         return dropped
 
     def remove(self, id: str, revision: int) -> bool:
@@ -130,7 +144,7 @@ class RedisStore(Store):
             return False
         if _whole(self._link.over(_DROP, [key], [redis_value.mark(revision)], "remove")) != [1]:
             return False
-        self._link.run(self._tidied(id, *redis_value.whose(head), None), "remove", writes=True)
+        self._tidy([(id, *redis_value.whose(head), None)])
         return True
 
     def page(self, owner: str, model: str | None, after: str, limit: int, now: float) -> list[Listed]:
@@ -155,7 +169,7 @@ class RedisStore(Store):
             start = f"({after}" if after else "-"
             while True:
                 (raws,) = self._link.run([("ZRANGE", key, start, "+", "BYLEX", "LIMIT", 0, limit)], "list")
-                ids = [raw.decode() for raw in raws]
+                ids = [raw.decode(errors="replace") for raw in raws]
                 if ids:
                     yield ids
                 if len(ids) < limit:
@@ -165,7 +179,7 @@ class RedisStore(Store):
     def walk(self, cursor: str, limit: int) -> tuple[list[str], str]:
         bucket, _, place = (cursor or "0:0").partition(":")
         ((following, found),) = self._link.run([("ZSCAN", self._due[int(bucket)], place, "COUNT", limit)], "list")
-        ids = [_parts(raw.decode())[0] for raw in found[::2]]
+        ids = [_parts(raw.decode(errors="replace"))[0] for raw in found[::2]]
         if following != b"0":
             return ids, f"{bucket}:{following.decode()}"
         return ids, f"{int(bucket) + 1}:0" if int(bucket) + 1 < BUCKETS else ""
@@ -191,7 +205,9 @@ class RedisStore(Store):
             self.check()
 
     def warnings(self) -> list[str]:
-        of_each = [advice(told, self._replicas, fsync=self._fsync) for told in self._link.info()]
+        told_by = self._link.info()
+        self._synced = all(map(syncs, told_by))  # it may not be any more: whoever commits next asks again
+        of_each = [advice(told, self._replicas, fsync=self._fsync) for told in told_by]
         return list(dict.fromkeys(itertools.chain(*of_each)))
 
     def close(self) -> None:
@@ -204,10 +220,11 @@ class RedisStore(Store):
     def _place(self, letter: str, model: str, owner: str) -> str:
         return f"{self._ids}{letter}:{model}/{owner}"  # a model is a folder: there is no slash in its name
 
-    def _first(self, keys: Sequence[str], until: float | str, limit: int) -> list[str]:
-        """Ids up to a time, out of all buckets, at most ``limit``."""
+    def _first(self, keys: Sequence[str], until: float | str, limit: int) -> list[tuple[str, bytes]]:
+        """Members up to a time, out of all buckets, each with its bucket, at most ``limit``."""
         found = self._link.run([("ZRANGEBYSCORE", key, "-inf", until, "LIMIT", 0, limit) for key in keys], "expire")
-        return [raw.decode() for raw in itertools.islice(itertools.chain(*found), limit)]
+        members = ((key, raw) for key, raws in zip(keys, found, strict=True) for raw in raws)
+        return list(itertools.islice(members, limit))
 
 
 def _whole(replies: list[Any]) -> list[Any]:

@@ -3,7 +3,7 @@
 The keys of one call may lie anywhere on a single server; in Redis Cluster every key gets a call of its own. Arguments
 that all keys share come first. Only the first bytes of a value are looked at (``redis_value.py`` has the layout), so a
 script costs little more than the write. Looking must not fail, as for a key of another type, which is none of ours:
-what a script has written before it fails stays.
+what a script has written before it fails stays. What makes room runs also where there is none left.
 """
 
 # Each of KEYS is created with a value and a time to live of ARGV, unless one of them exists: then none is. 1 or 0.
@@ -35,7 +35,7 @@ return kept
 # A session becomes the memory of its end. ARGV: the reason, the time, the same as bytes, and '1' to end only what has
 # expired by then. Told for each key: the head of the session that was ended; '+' and the time that it was put off to;
 # 'E' where it had ended; '' where there is none, or none whose time can be read.
-END = """
+END = """#!lua flags=allow-oom
 local told = {}
 for i = 1, #KEYS do
   local head = redis.pcall('GETRANGE', KEYS[i], 0, 4095)
@@ -56,7 +56,7 @@ return told
 """
 
 # Drop each key whose value begins with the mark that ARGV holds for it: 1 for each that was, else 0.
-DROP = """
+DROP = """#!lua flags=allow-oom
 local dropped = {}
 for i = 1, #KEYS do
   dropped[i] = 0

@@ -12,9 +12,10 @@ import sys
 from typing import cast
 
 import msgspec
+from msgspec.structs import replace
 
 from service.errors import UndecodableState
-from service.state import Identity, Record, checksum, decode_answers, encode_answers
+from service.state import Identity, Record, checksum, decode_answers, encode_answers, intact
 from service.stores.base import Ended, EndReason
 
 ENDED = b"E"
@@ -45,7 +46,7 @@ def encoded(r: Record) -> bytes:
     """A record as a value."""
     i, answers = r.identity, encode_answers(r.answers)
     owner, model = i.owner.encode(), i.model.encode()
-    check = checksum(r.position, r.revision, r.row, r.output, answers, r.trace)
+    check = checksum(r, answers)
     head = _HEAD.pack(b"S", r.revision, r.position, r.expires_at, len(owner), len(model))
     rest = i.version, i.fingerprint, i.ttl_s, i.created_at, i.gates, check, r.output, answers, r.row, r.trace
     return b"".join((head, owner, model, _pack(rest)))
@@ -60,12 +61,13 @@ def decoded(id: str, value: bytes) -> Record | Ended | UndecodableState:
         kind, revision, position, expires_at, *_ = _HEAD.unpack_from(value)
         owner, model, rest = _parts(value)
         version, fingerprint, ttl_s, created_at, gates, check, output, answers, row, trace = _unpack(rest)
-        if kind != b"S" or check != checksum(position, revision, row, output, answers, trace):
-            return UndecodableState("the stored state of the session is damaged: its checksum does not fit", owner)
         # Thousands may be live that have owner, model, version and fingerprint in common.
         owner, model, version, fingerprint = map(sys.intern, (owner, model, version, fingerprint))
         identity = Identity(id, owner, model, version, fingerprint, ttl_s, created_at, gates)
-        return Record(identity, position, revision, row, output, decode_answers(answers), expires_at, trace)
+        record = Record(identity, position, revision, row, output, (), expires_at, trace)
+        if kind != b"S" or not intact(record, answers, check):
+            return UndecodableState("the stored state of the session is damaged: its checksum does not fit", owner)
+        return replace(record, answers=decode_answers(answers))
     except UndecodableState as error:
         return UndecodableState(error.detail, owner)
     except (msgspec.MsgspecError, struct.error, ValueError, TypeError) as error:

@@ -8,6 +8,7 @@ wait for a commit, nor commits for more than the end of a checkpoint.
 import logging
 import os
 import sqlite3
+import struct
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from service.errors import StoreUnavailable, UndecodableState
-from service.state import Identity, Record, checksum, decode_answers, encode_answers
+from service.state import Identity, Record, checksum, decode_answers, encode_answers, intact
 from service.stores.base import Ended, EndReason, Listed, Store
 from service.stores.checkpoints import Checkpoints
 from service.stores.schema import is_new, migrate
@@ -55,8 +58,8 @@ class SqliteStore(Store):
     """Sessions in the SQLite file at ``path``; ``fsync``: every commit reaches the disk before it returns."""
 
     def __init__(self, path: Path, *, fsync: bool) -> None:
-        self._path = path
         with errors_mapped(f"be opened at {path}"):
+            self._path = path = path.resolve()  # of a link, SQLite has its log beside what the link leads to
             path.parent.mkdir(parents=True, exist_ok=True)
             _check_foreign(path)
             self._writer = _connect(path, fsync=fsync)
@@ -218,7 +221,7 @@ def _bytes(records: Sequence[Record]) -> int:
 
 def _creation(r: Record) -> tuple[object, ...]:
     answers, i = encode_answers(r.answers), r.identity
-    check = checksum(r.position, r.revision, r.row, r.output, answers, r.trace)
+    check = checksum(r, answers)
     # Every session looks due only after its ttl, so a burst of new ones costs the sweeper nothing before.
     return (
         *(i.id, i.owner, i.model, i.version, i.fingerprint, i.ttl_s, i.created_at, i.gates, r.expires_at),
@@ -228,22 +231,24 @@ def _creation(r: Record) -> tuple[object, ...]:
 
 def _update(r: Record) -> tuple[object, ...]:
     answers = encode_answers(r.answers)
-    check = checksum(r.position, r.revision, r.row, r.output, answers, r.trace)
     told = _blob(r.output), _blob(answers), _blob(r.row), _blob(r.trace)
-    return r.position, r.revision, r.expires_at, check, *told, r.identity.id, r.revision - 1
+    return r.position, r.revision, r.expires_at, checksum(r, answers), *told, r.identity.id, r.revision - r.leap
 
 
 def _decoded(row: tuple[Any, ...]) -> Record | UndecodableState:
     *identity, position, revision, expires_at, check, output, answers, state, trace = row
-    if check != checksum(position, revision, state, output, answers, trace):
-        return UndecodableState("the stored state of the session is damaged: its checksum does not fit", identity[1])
+    owner = identity[1] if isinstance(identity[1], str) else ""
     try:
-        kept = decode_answers(answers)
+        # Thousands may be live that have owner, model, version and fingerprint in common.
+        identity[1:5] = map(sys.intern, identity[1:5])
+        record = Record(Identity(*identity), position, revision, state, output, (), expires_at, trace)
+        if not intact(record, answers, check):
+            return UndecodableState("the stored state of the session is damaged: its checksum does not fit", owner)
+        return replace(record, answers=decode_answers(answers))
     except UndecodableState as error:
-        return UndecodableState(error.detail, identity[1])
-    # Thousands may be live that have owner, model, version and fingerprint in common.
-    identity[1:5] = map(sys.intern, identity[1:5])
-    return Record(Identity(*identity), position, revision, state, output, kept, expires_at, trace)
+        return UndecodableState(error.detail, owner)
+    except (TypeError, ValueError, struct.error) as error:  # a damaged header of a row: values of other types
+        return UndecodableState(f"the stored state of the session cannot be decoded ({type(error).__name__})", owner)
 
 
 def _end(db: sqlite3.Connection, ids: Sequence[str], reason: EndReason, now: float) -> int:

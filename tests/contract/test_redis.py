@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from service.errors import OutcomeUnknown, StoreUnavailable, UndecodableState
+from service.items import Item, Part, Stepped, next_record
+from service.state import Record
 from service.store_url import parse
 from service.stores import redis_server
-from service.stores.base import Store
+from service.stores.base import Ended, Store
 from service.stores.opening import open_store
 from service.stores.redis import SPARE_S
+from service.views import View
 from tests.support.records import START_S, created, kept, moved, plain, record
 from tests.support.redis import RedisServer, eventually, free_port
 from tests.support.tcp import Proxy
@@ -149,6 +152,33 @@ def test_foreign_bytes_are_named(store: Store, server: RedisServer, value: bytes
         assert client.get(key) == value
 
 
+def test_a_server_that_fell_back_is_not_overwritten(tmp_path: Path) -> None:
+    """A replica that has what the server lost finds no revision of its own there, however far others went on."""
+    with RedisServer(tmp_path) as server, server.client() as client:
+        stale, fresh = (open_store(parse(server.url), "commit") for _ in range(2))
+        (lost,) = created(stale, "a")
+        (key,) = client.keys("*:session:a")
+        before = client.get(key)
+        lost = _stepped(lost, b"lost")
+        assert stale.commit([lost]) == [True]
+        client.set(key, before)  # as after a failover, or a restart from a snapshot
+        found = fresh.load(["a"])["a"]
+        assert isinstance(found, Record)
+        acknowledged = _stepped(found, b"acknowledged")
+        assert fresh.commit([acknowledged]) == [True]
+        assert acknowledged.position == lost.position
+        assert stale.commit([_stepped(lost, b"more")]) == [False]
+        assert kept(fresh, "a") == plain(acknowledged)
+        stale.close()
+        fresh.close()
+
+
+def _stepped(before: Record, row: bytes) -> Record:
+    """The next record as the service makes it."""
+    item = Item(row=row, parts=(Part(1, View(), b"digest"),))
+    return next_record(before, item, Stepped(row, b"output", ({},)), START_S, 1000)
+
+
 def test_a_key_of_another_type_fails_its_own_session_only(store: Store, server: RedisServer) -> None:
     """A script that stopped there would have kept what came before it, and would tell all that nothing was."""
     before, foreign, behind = created(store, "a", "b", "c")
@@ -191,6 +221,54 @@ def test_a_full_server_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
         client.config_set("maxmemory", 0)
         assert store.commit([moved(session, b"on")]) == [True]
         store.close()
+
+
+def test_a_full_server_can_be_emptied(tmp_path: Path) -> None:
+    """Sessions end there all the same, which makes the room that the memory of their end takes."""
+    with RedisServer(tmp_path) as server, server.client() as client:
+        store = open_store(parse(server.url), "commit")
+        store.create([record(id, row=bytes(200_000)) for id in "ab"])
+        store.check()
+        client.config_set("maxmemory", client.info("memory")["used_memory"] - 100_000)
+        with pytest.raises(StoreUnavailable, match="OutOfMemory"):
+            store.check()
+        assert store.end("a", "deleted", START_S)
+        store.check()
+        client.config_set("maxmemory", 1)
+        with pytest.raises(StoreUnavailable, match="OutOfMemory"):
+            store.expire(START_S + 1000.0, 10)  # it has ended, and is not noted yet
+        assert isinstance(store.load(["b"])["b"], Ended)
+        client.config_set("maxmemory", 0)
+        assert store.expire(START_S + 1000.0, 10) == []  # the rest is done
+        assert store.forget(START_S + 2000.0, 10) == 2
+        assert client.keys("*:session:*") == client.keys("*:due:*") == []
+        store.close()
+
+
+def test_names_that_are_none_of_ours_are_taken_out(store: Store, server: RedisServer) -> None:
+    """Of the sets that are swept, once: whatever somebody put there, or in another set than we would."""
+    created(store, "a", "b")
+    with server.client() as client:
+        found = [(key, name) for key in client.keys("*:due:*") for name in client.zrange(key, 0, -1)]
+        bucket, of_a = next((key, name) for key, name in found if name.startswith(b"a"))
+        others = [key for n in range(16) if (key := f"lstm-serve:due:{n}").encode() != bucket]
+        for key in others[:3]:
+            client.zadd(key, {b"garbage": 1, b"\xff\xfe": 2, of_a: 3})
+            client.zadd(key.replace("due", "over"), {b"garbage": 1, b"\xff\xfe": 2, b"a": 3})
+        assert {"a", "b"} <= _walked(store)
+        assert sorted(store.expire(START_S + 1000.0, 100)) == ["a", "b"]
+        assert store.expire(START_S + 1000.0, 100) == []
+        assert store.forget(START_S + 2000.0, 100) == 2
+        assert client.keys("*:due:*") == client.keys("*:over:*") == []
+
+
+def _walked(store: Store) -> set[str]:
+    found, cursor = set[str](), ""
+    while True:
+        ids, cursor = store.walk(cursor, 100)
+        found |= {*ids}
+        if not cursor:
+            return found
 
 
 def test_what_may_lose_sessions_is_warned_of(tmp_path: Path) -> None:
@@ -237,6 +315,12 @@ def test_fsync_is_refused_where_the_server_does_not_promise_it(tmp_path: Path) -
         client.config_set("appendfsync", "always")
         store.check()
         assert store.warnings() == []
+        client.config_set("appendfsync", "everysec")
+        assert "no step can be acknowledged" in store.warnings()[0]  # as at every sweep
+        with pytest.raises(StoreUnavailable, match="appendfsync always"):
+            store.create([record("b")])
+        client.config_set("appendfsync", "always")
+        store.create([record("b")])
         (session,) = created(store, "a")
         assert store.commit([moved(session, b"on")]) == [True]
         store.close()

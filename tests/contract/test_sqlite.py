@@ -116,6 +116,11 @@ DAMAGE = {
     "output": "UPDATE sessions SET output=CAST(x'00' || substr(output, 2) AS BLOB) WHERE id='b'",
     "answers": "UPDATE sessions SET answers=CAST(substr(answers, 2) || x'00' AS BLOB) WHERE id='b'",
     "trace": "UPDATE sessions SET trace=CAST(x'00' || substr(trace, 2) AS BLOB) WHERE id='b'",
+    "expiry": "UPDATE sessions SET expires_at=1e300 WHERE id='b'",
+    "ttl": "UPDATE sessions SET ttl_s=1 WHERE id='b'",
+    "model": "UPDATE sessions SET model='other' WHERE id='b'",
+    "fingerprint": "UPDATE sessions SET fingerprint='e' || substr(fingerprint, 2) WHERE id='b'",
+    "gates": "UPDATE sessions SET gates=gates+1 WHERE id='b'",
     "checksum": "UPDATE sessions SET checksum=checksum+1 WHERE id='b'",
 }
 
@@ -136,10 +141,40 @@ def test_damaged_bytes_are_found_and_left_as_they_are(store: SqliteStore, path: 
     assert store.end("b", "deleted", 1.0)
 
 
+def test_a_row_that_stands_under_another_id_is_not_served(store: SqliteStore, path: Path) -> None:
+    """As one does where the index is damaged: it is whole, and another's."""
+    store.create([record("a"), record("b", row=b"its")])
+    columns = "position, revision, expires_at, checksum, output, answers, state, trace"
+    execute(path, f"UPDATE sessions SET ({columns}) = (SELECT {columns} FROM sessions WHERE id='b') WHERE id='a'")  # noqa: S608
+    found = store.load(["a", "b"])
+    assert isinstance(found["a"], UndecodableState)
+    assert plain(found["b"]) == plain(record("b", row=b"its"))
+
+
+def test_values_of_other_types_fail_their_own_session() -> None:
+    """As they are read from a damaged header of a row."""
+    row = ["a", "", "adder", "1", "f" * 64, 60.0, 1.0, 0, 1, 1, 61.0, 7, b"", b"", b"row", b""]
+    for at in range(len(row)):
+        for strange in (None, 7, 0.5, "text", b"bytes", 2**62):
+            damaged = [*row[:at], strange, *row[at + 1 :]]
+            assert isinstance(sqlite._decoded(tuple(damaged)), UndecodableState)
+
+
+def test_a_link_to_the_file_is_followed(store: SqliteStore, path: Path, tmp_path: Path) -> None:
+    """Its log stands beside the file, not beside the link."""
+    link = tmp_path / "link.db"
+    link.symlink_to(path)
+    other = SqliteStore(link, fsync=False)
+    other.create([record("a")])
+    assert other.commit([moved(record("a"), b"on")]) == [True]
+    assert plain(store.load(["a"])["a"]) == plain(moved(record("a"), b"on"))
+    other.close()
+
+
 def test_answers_of_another_format_are_named(store: SqliteStore, path: Path) -> None:
     """Bytes with a good checksum that are no answers are refused, not guessed at."""
     store.create([record("a"), record("b")])
-    check = checksum(0, 0, b"row", b"output", b"\xc1", b"trace")
+    check = checksum(record("b"), b"\xc1")
     execute(path, "UPDATE sessions SET answers=x'c1', checksum=? WHERE id='b'", check)
     found = store.load(["a", "b"])
     assert isinstance(found["a"], Record)
@@ -147,13 +182,12 @@ def test_answers_of_another_format_are_named(store: SqliteStore, path: Path) -> 
 
 
 def test_text_that_is_no_text_harms_its_own_session_only(store: SqliteStore, path: Path) -> None:
-    """Damaged bytes in a name are read as well as they can be, and the other sessions of the load come back."""
+    """Damaged bytes in a name are found like others, and the other sessions of the load come back."""
     store.create([record("a"), record("b")])
     execute(path, "UPDATE sessions SET fingerprint=CAST(x'ff' AS TEXT) WHERE id='b'")
     found = store.load(["a", "b"])
     assert isinstance(found["a"], Record)
-    assert isinstance(found["b"], Record)
-    assert found["b"].identity.fingerprint == "\ufffd"
+    assert isinstance(found["b"], UndecodableState)
 
 
 # ---- what goes wrong underneath

@@ -1,12 +1,15 @@
 """Session databases of earlier versions of the service go on working."""
 
 import sqlite3
+import struct
+import zlib
 from contextlib import closing
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from service.state import Record, checksum, encode_answers
+from service.errors import UndecodableState
+from service.state import Record, encode_answers
 from service.stores.base import Ended
 from service.stores.sqlite import SqliteStore
 from tests.support.records import moved, plain, record
@@ -34,13 +37,28 @@ PRAGMA journal_mode=WAL;
 """
 
 
+def _checksum(position: int, revision: int, *parts: bytes) -> int:
+    """As earlier versions made it."""
+    return zlib.crc32(struct.pack("<qq", position, revision) + b"".join(parts))
+
+
+def test_a_flipped_bit_under_an_earlier_checksum_is_found(tmp_path: Path) -> None:
+    """Until the next step seals the session anew."""
+    path = tmp_path / "sessions.db"
+    of_version_1(path)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE sessions SET state=x'00'")
+    with closing(SqliteStore(path, fsync=False)) as store:
+        assert isinstance(store.load(["a"])["a"], UndecodableState)
+
+
 def of_version_1(path: Path) -> Record:
     """A database as the first version of the service left it, with one session: its record."""
     session = record("a")
     session = replace(session, identity=replace(session.identity, gates=0), trace=b"")
     i, answers = session.identity, encode_answers(session.answers)
     told = session.position, session.revision, session.expires_at
-    check = checksum(session.position, session.revision, session.row, session.output, answers)
+    check = _checksum(session.position, session.revision, session.row, session.output, answers)
     row = (i.id, i.owner, i.model, i.version, i.fingerprint, i.ttl_s, i.created_at, session.expires_at, *told, check)
     with closing(sqlite3.connect(path)) as db, db:
         db.executescript(VERSION_1)
@@ -73,7 +91,7 @@ def test_a_replica_of_version_1_that_still_runs_goes_on(tmp_path: Path) -> None:
     of_version_1(path)
     with closing(sqlite3.connect(path)) as old, closing(SqliteStore(path, fsync=False)) as store, old:
         answers, other = encode_answers(()), record("c")
-        check = checksum(0, 0, b"row", b"", answers)
+        check = _checksum(0, 0, b"row", b"", answers)
         old.execute(
             "INSERT INTO sessions(id, owner, model, version, fingerprint, ttl_s, created_at, sweep_at, position, "
             "revision, expires_at, checksum, output, answers, state) "

@@ -92,6 +92,16 @@ def test_a_commit_names_the_next_revision(store: Store, revision: int) -> None:
     assert kept(store, "a") == plain(before)
 
 
+def test_revisions_may_leap(store: Store) -> None:
+    """What a commit names is the revision that it started from, however far the next one is."""
+    (before,) = created(store, "a")
+    far = replace(moved(before, b"far"), revision=2**40, leap=2**40)
+    other = replace(moved(before, b"other"), revision=2**40, leap=2**40 - 1)
+    assert store.commit([other]) == [False]
+    assert store.commit([far]) == [True]
+    assert kept(store, "a") == plain(far)
+
+
 def test_revisions_are_compared_and_not_positions(store: Store) -> None:
     """A session that was reset stands at position 0 again, and still refuses who started before."""
     (before,) = created(store, "a")

@@ -45,7 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("content-length", 0)))
         if self.path != "/health/ready":
             self.server.asked[self.path] += 1
-        if self.path.endswith("/breaks") or (self.server.breaks and self.path != "/health/ready"):
+        if "/breaks/" in self.path or (self.server.breaks and self.path != "/health/ready"):
             self.close_connection = True
             return
         body = self.server.name.encode()
@@ -103,6 +103,9 @@ def test_a_replica_that_is_gone_moves_its_own_sessions_alone(client: httpx.Clien
 @pytest.mark.parametrize(
     ("method", "body", "sent"),
     [
+        ("POST", b'{"inputs": [1], "position": 7, "position": null}', 1),
+        ("POST", b'{"inputs": [1], "position": 7,\n "position": null}', 1),
+        ("POST", b'{"inputs": [1], "position": 7, "posit\\u0069on": null}', 1),
         ("POST", b'{"inputs": [1]}', 1),
         ("POST", b'{"inputs": [1], "position": null}', 1),
         ("POST", b'{"inputs": ["position"], "note": "\\"position\\": 1"}', 1),
@@ -118,11 +121,21 @@ def test_what_may_be_applied_twice_is_sent_once(
     client: httpx.Client, replicas: list[Replica], method: str, body: bytes, sent: int
 ) -> None:
     """No answer came: a step that names its position is tried elsewhere, as is what only reads, and nothing else."""
-    path = f"/v1/sessions/{IDS[0]}/breaks"
+    assert _sent(client, replicas, method, "steps", body) == sent
+
+
+def test_what_heeds_no_position_is_sent_once(client: httpx.Client, replicas: list[Replica]) -> None:
+    """Whatever its body says."""
+    assert _sent(client, replicas, "POST", "reset", b'{"position": 7}') == 1
+
+
+def _sent(client: httpx.Client, replicas: list[Replica], method: str, what: str, body: bytes) -> int:
+    """How often a request was sent to replicas that break over it; what the client is told then is looked at."""
+    path = f"/v1/sessions/{IDS[0]}/breaks/{what}"
     answer = client.request(method, path, content=body)
     assert (answer.status_code, answer.headers["retry-after"]) == (httpx.codes.BAD_GATEWAY, "1")
     assert answer.json()["type"] == "urn:lstm-serve:problem:outcome-unknown"
-    assert sum(replica.asked[path] for replica in replicas) == sent
+    return sum(replica.asked[path] for replica in replicas)
 
 
 def test_a_step_with_a_position_is_answered_by_another_replica(client: httpx.Client, replicas: list[Replica]) -> None:
@@ -151,4 +164,5 @@ def test_no_replica(tmp_path: Path) -> None:
 def test_metrics_are_not_for_clients(client: httpx.Client, replicas: list[Replica]) -> None:
     """Prometheus asks the replicas themselves."""
     assert client.get("/metrics").status_code == httpx.codes.NOT_FOUND
+    assert client.get("/%6detrics").status_code == httpx.codes.NOT_FOUND
     assert not any(replica.asked["/metrics"] for replica in replicas)

@@ -15,6 +15,7 @@ from service.state import Record
 from service.store_url import parse
 from service.stores.base import Ended
 from service.stores.opening import open_store
+from service.stores.sqlite import SqliteStore
 from tests.support.records import created, record
 
 Run = Callable[..., tuple[int, str, str]]
@@ -109,6 +110,30 @@ def test_a_list_names_what_cannot_be_decoded(run: Run, place: str) -> None:
     status, out, err = run("list", "--json")
     assert (status, len(out.splitlines())) == (1, 2)
     assert err.startswith("not listed: b: the stored state of the session is damaged")
+
+
+def test_a_damaged_time_is_listed_as_such(run: Run, place: str) -> None:
+    """One owner's list does not read records whole: what stands there is told."""
+    with sqlite3.connect(place.removeprefix("sqlite:")) as db:
+        db.execute("UPDATE sessions SET expires_at=1e300 WHERE id='b'")
+    db.close()
+    status, out, _ = run("list", "--owner", "Ann")
+    assert (status, "damaged (1e+300)" in out) == (0, True)
+    assert run("check")[0] == 1
+
+
+def test_a_list_that_goes_round_comes_to_an_end(run: Run, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the index of a damaged file may."""
+    page = SqliteStore.page
+    monkeypatch.setattr(SqliteStore, "page", lambda store, owner, model, _, *more: page(store, owner, model, "", *more))
+    assert len(run("list", "--owner", "Ann", "--limit", 0)[1].splitlines()) == 3
+
+
+def test_a_path_that_cannot_be_looked_at_is_a_sentence(run: Run, tmp_path: Path) -> None:
+    """Not a traceback."""
+    status, _, err = run("list", "--store", f"sqlite:{tmp_path / ('x' * 300)}")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "cannot be looked at: File name too long" in err
 
 
 def test_a_session_is_shown_without_its_state(run: Run, place: str) -> None:

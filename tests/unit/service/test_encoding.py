@@ -1,6 +1,7 @@
 """From answers to JSON."""
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,12 @@ def test_times_are_rfc_3339_in_utc() -> None:
     """To the millisecond, with a Z."""
     assert timestamp(0) == "1970-01-01T00:00:00.000Z"
     assert timestamp(1_700_000_000.12345) == "2023-11-14T22:13:20.123Z"
+
+
+@pytest.mark.parametrize("seconds", [1e300, math.nan, math.inf, -math.inf, -1.0, 253_402_300_800.0])
+def test_what_is_no_date_is_told_as_the_last_one(seconds: float) -> None:
+    """A damaged session must not take the list that it stands in with it."""
+    assert timestamp(seconds) == "9999-12-31T23:59:59.999Z"
 
 
 def test_tokens_come_with_their_text() -> None:

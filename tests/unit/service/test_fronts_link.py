@@ -264,6 +264,15 @@ class TestLosingTheEngine:
         await outcome(tick)
         await pair.open()
 
+    async def test_who_comes_before_it_is_noticed_is_told(self, pair: Pair) -> None:
+        """Between the loss and the turn of the event loop in which it is noticed nothing is sent into the void."""
+        id = await pair.brain.create()
+        await pair.step(id)
+        assert pair.sessions._link is not None
+        pair.sessions._link.connection_lost(None)
+        status, told = await pair.step(id)
+        assert (status, told["type"]) == (503, "urn:lstm-serve:problem:engine-unavailable")
+
     async def test_what_was_not_sent_may_come_again(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
         """Also what only asked for a model; and once there is an engine again, everything goes on."""
         monkeypatch.setattr(link, "_AGAIN_S", 0.001)

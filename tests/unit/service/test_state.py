@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from service.errors import UndecodableState
-from service.state import Answer, RowLayout, axes_moved, checksum, decode_answers, encode_answers
+from service.state import Answer, RowLayout, axes_moved, checksum, decode_answers, encode_answers, intact, leap
 from tests.support.records import plain, record
 
 # Every dtype that a state may have, batch axes at every place, a scalar row, and bytes that align with nothing.
@@ -115,13 +116,41 @@ def test_bytes_that_are_no_answers_are_refused(blob: bytes) -> None:
 @given(st.binary(), st.binary(), st.binary(), st.integers(0), st.integers(0, 7))
 def test_a_flipped_bit_changes_the_checksum(row: bytes, output: bytes, answers: bytes, at: int, bit: int) -> None:
     """One wrong bit anywhere in a stored session is found."""
-    parts = [row, output, answers]
-    flat = b"".join(parts)
+    session = replace(record(), position=3, revision=4, row=row, output=output)
+    check = checksum(session, answers)
+    assert intact(session, answers, check)
+    flat = row + output + answers
     if flat:
         at %= len(flat)
         damaged = flat[:at] + bytes([flat[at] ^ (1 << bit)]) + flat[at + 1 :]
         cut = len(row), len(row) + len(output)
-        flipped = damaged[: cut[0]], damaged[cut[0] : cut[1]], damaged[cut[1] :]
-        assert checksum(3, 4, *flipped) != checksum(3, 4, *parts)
-    assert checksum(3, 4, *parts) != checksum(3 ^ (1 << bit), 4, *parts)
-    assert checksum(3, 4, *parts) != checksum(3, 4 ^ (1 << bit), *parts)
+        flipped = replace(session, row=damaged[: cut[0]], output=damaged[cut[0] : cut[1]])
+        assert not intact(flipped, damaged[cut[1] :], check)
+    for numbers in ({"position": 3 ^ (1 << bit)}, {"revision": 4 ^ (1 << bit)}, {"expires_at": 1.0 + bit}):
+        assert not intact(replace(session, **numbers), answers, check)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"id": "b"}, {"owner": "b"}, {"model": "b"}, {"version": "2"}, {"fingerprint": "b"}, {"ttl_s": 1.0},
+     {"created_at": 1.0}, {"gates": 1}],
+)  # fmt: skip
+def test_a_session_under_another_name_is_not_intact(changed: dict[str, object]) -> None:
+    """Whatever is told apart by, or expires by, is under the checksum as well."""
+    session = record()
+    check = checksum(session, b"")
+    assert not intact(replace(session, identity=replace(session.identity, **changed)), b"", check)
+
+
+def test_a_number_may_be_whole() -> None:
+    """A ttl of 60 comes back from a store as 60.0."""
+    session = record()
+    whole = replace(session, identity=replace(session.identity, ttl_s=60), expires_at=2_000)
+    assert checksum(whole, b"") == checksum(replace(session, expires_at=2_000.0), b"")
+
+
+def test_revisions_never_come_twice() -> None:
+    """Two histories that began alike do not meet again."""
+    one, other = ([sum(leap() for _ in range(n)) for n in range(1, 50)] for _ in range(2))
+    assert len({*one, *other}) == len(one) + len(other)
+    assert min(leap() for _ in range(100)) >= 1

@@ -33,6 +33,12 @@ WRONG = {
     "redis://:secret@a:0": "'a:0' is not",
     "redis://:secret@a:65536": "'a:65536' is not",
     "redis://:secret@a b": "'a b' is not",
+    "redis://a..b": "'a..b' is not",
+    f"redis://{'a' * 64}": "is not HOST",
+    "redis:/:secret@a": "none of",
+    "redis:user:secret@a": "none of",
+    "redis//:secret@a": "none of",
+    "redis://:sec\nret@a b": "'a b' is not",
 }
 
 
