@@ -17,6 +17,7 @@ session that is not swept (no server runs) ends by itself, ``SPARE_S`` after its
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from zlib import crc32
 
@@ -87,7 +88,8 @@ class RedisStore(Store):
         (head,) = self._told_end([id], reason, now)
         if head in (b"", redis_value.ENDED):
             return False
-        self._tidy([(id, *redis_value.whose(head), now)])
+        with suppress(StoreUnavailable):  # it has ended: what is left to be tidied up, the sweep will
+            self._tidy([(id, *redis_value.whose(head), now)])
         return True
 
     def expire(self, now: float, limit: int) -> list[str]:
