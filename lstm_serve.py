@@ -21,7 +21,7 @@ import service.command
 from bench.errors import BenchError
 from export.errors import ExportError
 from model.errors import Interrupted, ModelError
-from service.errors import ServiceError
+from service.errors import ServiceError, StoreUnavailable
 
 INTERRUPTED = 130  # as a shell tells of Ctrl-C
 EXTRA_PACKAGES = ("torch", "onnx", "safetensors", "matplotlib")  # what the extra `train` brings
@@ -63,11 +63,17 @@ def main() -> None:
     except Interrupted as error:
         _fail(str(error), INTERRUPTED)
     except (ServiceError, ExportError, ModelError, BenchError) as error:
-        _fail(str(error))
+        _fail(f"{error}{_why(error)}")
     except ModuleNotFoundError as error:
         if error.name not in EXTRA_PACKAGES:
             raise
         _fail(f"this command needs {error.name}, which the extra 'train' brings: pip install 'lstm-serve[train]'")
+
+
+def _why(error: Exception) -> str:
+    """What a store said itself: a server keeps that for its log, and here there is none."""
+    said = str(error.__cause__).splitlines() if isinstance(error, StoreUnavailable) and error.__cause__ else []
+    return f": {said[0]}" if said else ""
 
 
 def _fail(sentence: str, status: int = 2) -> None:

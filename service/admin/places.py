@@ -27,6 +27,8 @@ def opened(url: str | None, *, destination: bool = False, replicas: int = 0) -> 
         place = store_url.parse(url or load_settings().store)
     except ValueError as error:
         raise SettingsError(str(error)) from None
+    if replicas and place.kind not in ("single", "sentinel"):
+        raise SettingsError(f"--replicas ({replicas}) is for one Redis, not for {place.kind}")
     try:
         there = place.kind != "sqlite" or destination or Path(place.path).exists()
     except OSError as error:

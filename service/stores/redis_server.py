@@ -27,7 +27,7 @@ class Server:
             replies = self._node.call(commands, doing, writes=writes)
         for reply in replies:
             if isinstance(reply, Exception):
-                raise failed(doing, reply)
+                raise failed(doing, reply) from reply
         return replies
 
     def values(self, keys: Sequence[str], doing: str) -> list[Any]:

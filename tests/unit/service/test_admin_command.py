@@ -1,6 +1,7 @@
 """`lstm-serve sessions` as a user types it."""
 
 import json
+import re
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -206,8 +207,9 @@ def test_a_check_holds_rows_against_their_models(
     ("url", "sentence"),
     [
         ("sqlite:nowhere.db", "there is no session database at nowhere.db"),
-        ("redis://me:secret@", "store 'redis://...@' is none of sqlite:PATH"),
+        ("redis://me:secret@", r"store 'redis://\.\.\.@' is none of sqlite:PATH"),
         ("redis://me:secret@127.0.0.1:1/0", "the session store cannot"),
+        ("redis://127.0.0.1:1/0", r"the session store cannot \w+( of itself)? now \(ConnectionError\): Error 111"),
     ],
 )
 def test_a_wrong_store_is_one_sentence(run: Run, url: str, sentence: str, place: str) -> None:
@@ -215,9 +217,15 @@ def test_a_wrong_store_is_one_sentence(run: Run, url: str, sentence: str, place:
     for command in (["list", "--store", url], ["move", url, place], ["check", "--store", url]):
         status, out, err = run(*command)
         assert (status, out, err.count("\n")) == (2, "", 1)
-        assert err.startswith(f"lstm-serve: {sentence}")
+        assert re.match(f"lstm-serve: {sentence}", err)
         assert "secret" not in err
     assert not Path("nowhere.db").exists()
+
+
+def test_replicas_are_those_of_one_redis(run: Run, place: str, tmp_path: Path) -> None:
+    """Asked for elsewhere, they would be promised in silence."""
+    status, _, err = run("move", place, f"sqlite:{tmp_path / 'there.db'}", "--replicas", 1)
+    assert (status, err) == (2, "lstm-serve: --replicas (1) is for one Redis, not for sqlite\n")
 
 
 def test_a_file_that_is_no_database_is_one_sentence(run: Run, tmp_path: Path) -> None:
