@@ -63,7 +63,7 @@ class Move:
             self._leave(id, f"it has ended ({there.reason}) at the destination")
         elif isinstance(there, UndecodableState | StoreUnavailable):
             self._leave(id, f"at the destination: {there.detail}")
-        elif there.identity != ours.identity or there.revision >= ours.revision:
+        elif there.identity != ours.identity or there.revision >= ours.revision or there.position > ours.position:
             self._leave(id, f"the destination has it at position {there.position}, this store at {ours.position}")
         elif self._replace and self._target.remove(id, there.revision):
             return True

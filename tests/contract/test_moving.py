@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 import lstm_serve
@@ -152,6 +153,17 @@ def test_a_session_that_the_destination_has_otherwise_is_left(store: Store, else
     assert kept(elsewhere, "a") == plain(moved(a, b"ours"))
     assert kept(elsewhere, "b") == plain(moved(b, b"theirs"))
     assert set(store.load([*"abc"])) == {"b", "c"}
+
+
+def test_a_copy_that_went_further_is_left(store: Store, elsewhere: Store) -> None:
+    """Revisions leap at random: of two histories the one with the smaller revision may be the longer one."""
+    (a,) = created(store, "a")
+    ours, theirs = moved(a, b"ours"), moved(a, b"theirs", steps=3)
+    elsewhere.create([theirs])
+    store.commit([replace(ours, revision=ours.revision + 100, leap=101)])
+    left = "the destination has it at position 3, this store at 1"
+    assert _move(store, elsewhere, replace=True) == (0, [("a", left)])
+    assert kept(elsewhere, "a") == plain(theirs)
 
 
 def test_a_destination_that_cannot_be_written_costs_nothing(store: Store) -> None:
