@@ -131,20 +131,24 @@ def check(
         typer.Option(help="Hold the size of every row against its model in this folder.", file_okay=False, exists=True),
     ] = None,
 ) -> None:
-    """Read every session, and name those that cannot be decoded or are damaged. No session is changed.
+    """Read every session, and name those that cannot be decoded or are damaged, and what is damaged in the file of
+    SQLite. No session is changed.
 
-    Exit status 1 where there are any.
+    Exit status 1 where there is anything.
     """
     from service.admin.places import opened
     from service.admin.walking import check as checked
 
     sizes = None if model_repository is None else _row_bytes(model_repository)
     with opened(store) as opened_store, _progress() as bar:
+        damage = opened_store.damage()
+        for sentence in damage:
+            _say(bar.console, f"bad: the file: {sentence}")
         passed = _advance(bar, "checking", opened_store.count())
         found = checked(opened_store, sizes, _teller(bar.console, "bad"), passed)
     missing = f", {found.unserved} of models that are not in {model_repository}" if found.unserved else ""
     _say(Console(), f"{found.sessions} sessions checked, {found.bad} bad{missing}")
-    if found.bad:
+    if found.bad or damage:
         raise typer.Exit(_BAD)
 
 

@@ -116,6 +116,10 @@ class Store(ABC):
         """What an operator should know of how the store is set up, a sentence each: what it may lose, and when."""
         return []
 
+    def damage(self) -> list[str]:
+        """What is damaged in the store itself, a sentence each, such as an index; reads all of it."""
+        return []
+
     @abstractmethod
     def close(self) -> None:
         """Let go of files and connections; what was committed stays."""

@@ -42,6 +42,7 @@ _BUSY_TIMEOUT_S = 2.0
 _CACHE_KIB = 16_384  # of the connection that writes: pages that a tick finds no room for are written twice
 _CHECKPOINT_PAGES = 16_384  # SQLite's own checkpoint, inside a commit: only where ours cannot keep up
 _MOVED_PAGES = 8  # of the table and its indices, that a session changes when it comes or goes
+_MOST_FAULTS = 20  # of the file that are told
 _LOG_BYTES = 2**26  # that the log's file keeps where it had to grow larger, as behind a reader that took its time
 
 
@@ -163,6 +164,11 @@ class SqliteStore(Store):
         with self._transaction() as db:
             # A real change: SQLite writes nothing where a row stays as it is, and would not meet the full disk.
             db.execute("UPDATE counters SET value=value+1 WHERE name='checks'")
+
+    def damage(self) -> list[str]:
+        with errors_mapped("be checked"), self._read_lock:
+            found = [" ".join(row[0].split()) for row in self._reader.execute(f"PRAGMA integrity_check({_MOST_FAULTS})")]
+        return [] if found == ["ok"] else found
 
     def _check_files(self) -> None:
         """StoreUnavailable when what is written would go into files that nobody can open any more."""

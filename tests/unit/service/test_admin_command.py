@@ -187,6 +187,25 @@ def test_a_check_names_what_is_damaged(run: Run, place: str) -> None:
     assert "bad: b: the stored state of the session is damaged: its checksum does not fit\n" in err
 
 
+def test_a_check_names_a_damaged_index(run: Run, place: str) -> None:
+    """The session is whole, and would not be found."""
+    with sqlite3.connect(place.removeprefix("sqlite:"), isolation_level=None) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name='sqlite_autoindex_sessions_1'").fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+    db.close()
+    path = Path(place.removeprefix("sqlite:"))
+    content = bytearray(path.read_bytes())
+    at = content.index(b"old", (page - 1) * size)
+    assert at < page * size
+    content[at] ^= 1
+    path.write_bytes(content)
+    assert _known(place, "old") is None
+    status, _, err = run("check")
+    assert status == 1
+    assert re.search(r"bad: the file: row \d+ missing from index sqlite_autoindex_sessions_1\n", err)
+
+
 def test_a_check_holds_rows_against_their_models(
     run: Run, place: str, repository: Path, loaded: list[LoadedModel]
 ) -> None:
