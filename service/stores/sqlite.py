@@ -167,7 +167,8 @@ class SqliteStore(Store):
 
     def damage(self) -> list[str]:
         with errors_mapped("be checked"), self._read_lock:
-            found = [" ".join(row[0].split()) for row in self._reader.execute(f"PRAGMA integrity_check({_MOST_FAULTS})")]
+            told = self._reader.execute(f"PRAGMA integrity_check({_MOST_FAULTS})").fetchall()
+        found = [" ".join(row[0].split()) for row in told]
         return [] if found == ["ok"] else found
 
     def _check_files(self) -> None:
