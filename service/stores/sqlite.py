@@ -42,6 +42,7 @@ _BUSY_TIMEOUT_S = 2.0
 _CACHE_KIB = 16_384  # of the connection that writes: pages that a tick finds no room for are written twice
 _CHECKPOINT_PAGES = 16_384  # SQLite's own checkpoint, inside a commit: only where ours cannot keep up
 _MOVED_PAGES = 8  # of the table and its indices, that a session changes when it comes or goes
+_LOOK_AGAIN_S = 86_400.0  # after which a damaged session that seems to have expired is named again
 _MOST_FAULTS = 20  # of the file that are told
 _LOG_BYTES = 2**26  # that the log's file keeps where it had to grow larger, as behind a reader that took its time
 
@@ -114,7 +115,7 @@ class SqliteStore(Store):
                 ).fetchall()
                 renewed = [(id,) for id, at in due if at > now]
                 db.executemany("UPDATE sessions SET sweep_at=expires_at WHERE id=?", renewed)
-                expired = [id for id, at in due if at <= now]
+                expired = _whole(db, [id for id, at in due if at <= now], now)
                 self._checkpoints.written(_MOVED_PAGES * len(due))
                 _end(db, expired, "expired", now)
         return expired
@@ -256,6 +257,17 @@ def _decoded(row: tuple[Any, ...]) -> Record | UndecodableState:
         return UndecodableState(error.detail, owner)
     except (TypeError, ValueError, struct.error) as error:  # a damaged header of a row: values of other types
         return UndecodableState(f"the stored state of the session cannot be decoded ({type(error).__name__})", owner)
+
+
+def _whole(db: sqlite3.Connection, ids: Sequence[str], now: float) -> list[str]:
+    """Those whose time can be believed to be over; damaged ones are named, and looked at again later."""
+    rows = db.execute(f"{_LOAD}({', '.join('?' * len(ids))})", ids)
+    damaged = {row[0] for row in rows if isinstance(_decoded(row), UndecodableState)}
+    for id in damaged:
+        log.error("session %s is damaged: it is not ended, though its time seems to be over", id)
+    again = now + _LOOK_AGAIN_S
+    db.executemany("UPDATE sessions SET sweep_at=? WHERE id=?", [(again, id) for id in damaged])
+    return [id for id in ids if id not in damaged]
 
 
 def _end(db: sqlite3.Connection, ids: Sequence[str], reason: EndReason, now: float) -> int:

@@ -141,6 +141,21 @@ def test_damaged_bytes_are_found_and_left_as_they_are(store: SqliteStore, path: 
     assert store.end("b", "deleted", 1.0)
 
 
+def test_a_damaged_time_ends_no_session(store: SqliteStore, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is named, once a day, and can be ended by hand; the others that are due end."""
+    store.create([record("a"), record("b", ttl_s=1e6), record("c")])
+    execute(path, "UPDATE sessions SET expires_at=1, sweep_at=1 WHERE id='b'")
+    for _ in range(2):
+        assert store.expire(START_S + 30.0, 10) == []
+    assert sorted(store.expire(START_S + 60.0, 10)) == ["a", "c"]
+    assert [r.message for r in caplog.records if "damaged" in r.message] == [
+        "session b is damaged: it is not ended, though its time seems to be over"
+    ]
+    assert isinstance(store.load(["b"])["b"], UndecodableState)
+    assert store.expire(START_S + 90_000.0, 10) == []
+    assert store.end("b", "deleted", START_S)
+
+
 def test_a_row_that_stands_under_another_id_is_not_served(store: SqliteStore, path: Path) -> None:
     """As one does where the index is damaged: it is whole, and another's."""
     store.create([record("a"), record("b", row=b"its")])
