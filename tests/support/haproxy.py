@@ -29,8 +29,8 @@ def haproxy(folder: Path, ports: Sequence[int], check: str = "2s") -> Iterator[s
     text, replaced = re.subn(r"^ +server-template .*$", servers, _CONFIG, flags=re.MULTILINE)
     assert replaced == 1
     version = subprocess.run([program, "-v"], check=True, capture_output=True, text=True).stdout
-    if int(version.split("version ")[1].split(".")[0]) < _FIRST_WITH_HASH_KEY:
-        text = text.replace(" hash-key addr", "")
+    known = int(version.split("version ")[1].split(".")[0]) >= _FIRST_WITH_HASH_KEY
+    text = text.replace(" hash-key addr", " hash-key addr-port" if known else "")  # here all have one address
     changes = {
         "bind :8080": f"bind 127.0.0.1:{port}",
         "bind :8404": f"bind 127.0.0.1:{other}",
