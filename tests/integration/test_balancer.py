@@ -86,8 +86,8 @@ def test_a_session_stays_with_a_replica(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/sessions", "/v1/models/sine/predict", "/"])
 def test_everything_else_goes_around(client: httpx.Client, path: str) -> None:
-    """What is of no session goes to all replicas in turn."""
-    assert {client.post(path).text for _ in range(6)} == {"a", "b", "c"}
+    """What is of no session goes to all replicas, in turn or by chance, as the version has it."""
+    assert {client.post(path).text for _ in range(60)} == {"a", "b", "c"}
 
 
 def test_a_replica_that_is_gone_moves_its_own_sessions_alone(client: httpx.Client, replicas: list[Replica]) -> None:
