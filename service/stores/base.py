@@ -14,6 +14,7 @@ from service.errors import StoreUnavailable, UndecodableState
 from service.state import Identity, Record
 
 EndReason = Literal["deleted", "expired"]
+LOOK_AGAIN_S = 86_400.0  # after which a damaged session that seems to have expired is named again
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,8 @@ class Store(ABC):
     def expire(self, now: float, limit: int) -> list[str]:
         """End at most about ``limit`` sessions whose ``expires_at`` is not after ``now``; the ids that were ended.
 
-        None were ended only where none is left to be. One that cannot be decoded may be left, as its time cannot be
-        believed. A session that is committed with a later ``expires_at`` before
+        None were ended only where none is left to be. One that cannot be decoded is left and named, as its time
+        cannot be believed. A session that is committed with a later ``expires_at`` before
         this call takes effect is not ended.
         """
 

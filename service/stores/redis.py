@@ -16,6 +16,7 @@ session that is not swept (no server runs) ends by itself, ``SPARE_S`` after its
 """
 
 import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -24,9 +25,11 @@ from zlib import crc32
 from service.errors import StoreUnavailable, UndecodableState
 from service.state import Record
 from service.stores import redis_scripts, redis_value
-from service.stores.base import Ended, EndReason, Listed, Store
+from service.stores.base import LOOK_AGAIN_S, Ended, EndReason, Listed, Store
 from service.stores.redis_advice import NO_SYNC, advice, syncs
 from service.stores.redis_link import Command, Link, Script
+
+log = logging.getLogger(__name__)
 
 PREFIX = "lstm-serve"
 BUCKETS = 16
@@ -101,6 +104,10 @@ class RedisStore(Store):
                     names.append(name)
                 else:  # nothing that we wrote
                     moved.append(("ZREM", key, raw))
+            damaged = self._damaged([id for id, *_ in names])
+            for name in [name for name in names if name[0] in damaged]:
+                moved.append(("ZADD", _bucket(self._due, name[0]), "XX", now + LOOK_AGAIN_S, _name(*name)))
+                names.remove(name)
             ended, gone = [], list[tuple[str, str, str, float | None]]()
             for name, head in zip(names, self._told_end([id for id, *_ in names], "expired", now), strict=True):
                 if (at := redis_value.put_off(head)) is not None:
@@ -113,6 +120,13 @@ class RedisStore(Store):
             if ended:
                 return ended
         return []
+
+    def _damaged(self, ids: Sequence[str]) -> set[str]:
+        """Those that stand there damaged, whose time cannot be believed; each is named."""
+        damaged = {id for id, known in self.load(ids).items() if isinstance(known, UndecodableState)}
+        for id in damaged:
+            log.error("session %s is damaged: it is not ended, though its time seems to be over", id)
+        return damaged
 
     def _told_end(self, ids: Sequence[str], reason: EndReason, now: float) -> list[bytes]:
         """End sessions, those that are to expire only if they have; see the script for what is told of each."""

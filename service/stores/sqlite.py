@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from service.errors import StoreUnavailable, UndecodableState
 from service.state import Identity, Record, checksum, decode_answers, encode_answers, intact
-from service.stores.base import Ended, EndReason, Listed, Store
+from service.stores.base import LOOK_AGAIN_S, Ended, EndReason, Listed, Store
 from service.stores.checkpoints import Checkpoints
 from service.stores.schema import is_new, migrate
 from service.stores.transactions import Transaction, errors_mapped
@@ -42,7 +42,6 @@ _BUSY_TIMEOUT_S = 2.0
 _CACHE_KIB = 16_384  # of the connection that writes: pages that a tick finds no room for are written twice
 _CHECKPOINT_PAGES = 16_384  # SQLite's own checkpoint, inside a commit: only where ours cannot keep up
 _MOVED_PAGES = 8  # of the table and its indices, that a session changes when it comes or goes
-_LOOK_AGAIN_S = 86_400.0  # after which a damaged session that seems to have expired is named again
 _MOST_FAULTS = 20  # of the file that are told
 _LOG_BYTES = 2**26  # that the log's file keeps where it had to grow larger, as behind a reader that took its time
 
@@ -265,7 +264,7 @@ def _whole(db: sqlite3.Connection, ids: Sequence[str], now: float) -> list[str]:
     damaged = {row[0] for row in rows if isinstance(_decoded(row), UndecodableState)}
     for id in damaged:
         log.error("session %s is damaged: it is not ended, though its time seems to be over", id)
-    again = now + _LOOK_AGAIN_S
+    again = now + LOOK_AGAIN_S
     db.executemany("UPDATE sessions SET sweep_at=? WHERE id=?", [(again, id) for id in damaged])
     return [id for id in ids if id not in damaged]
 

@@ -12,7 +12,7 @@ from service.errors import OutcomeUnknown, StoreUnavailable, UndecodableState
 from service.items import Item, Part, Stepped, next_record
 from service.state import Record
 from service.store_url import parse
-from service.stores import redis_server
+from service.stores import redis_server, redis_value
 from service.stores.base import Ended, Store
 from service.stores.opening import open_store
 from service.stores.redis import SPARE_S
@@ -204,6 +204,24 @@ def test_flipped_bytes_are_noticed(store: Store, server: RedisServer) -> None:
         at = value.index(b"row")
         client.setrange(key, at, bytes([value[at] ^ 1]))
     assert isinstance(store.load(["a"])["a"], UndecodableState)
+
+
+def test_a_damaged_time_ends_no_session(store: Store, server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """It is named, once a day, and can be ended by hand; the others that are due end."""
+    store.create([record("a"), record("b", ttl_s=1e6), record("c")])
+    with server.client() as client:
+        client.setrange("lstm-serve:session:b", 17, redis_value.time(1.0))  # in its head
+        (key,) = [key for key in client.keys("*:due:*") if client.zscore(key, "b adder/") is not None]
+        client.zadd(key, {"b adder/": 1.0})
+    for _ in range(2):
+        assert store.expire(START_S + 30.0, 10) == []
+    assert sorted(store.expire(START_S + 60.0, 10)) == ["a", "c"]
+    assert [r.message for r in caplog.records if "damaged" in r.message] == [
+        "session b is damaged: it is not ended, though its time seems to be over"
+    ]
+    assert isinstance(store.load(["b"])["b"], UndecodableState)
+    assert store.expire(START_S + 90_000.0, 10) == []
+    assert store.end("b", "deleted", START_S)
 
 
 def test_a_full_server_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
