@@ -169,6 +169,11 @@ class Signature(_Part):
     proof: Proof | None = None
     made: dict[str, Any] = Field(default_factory=dict, description="data, seed, steps, losses, versions")
 
+    @property
+    def symbols(self) -> int:
+        """How many tokens there are, of a model that takes nothing else; 0 of any other."""
+        return len(self.vocabulary) if self.vocabulary is not None and len(self.inputs) == 1 else 0
+
     @model_validator(mode="after")
     def _agree(self) -> Self:
         self._check_names()

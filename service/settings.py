@@ -146,7 +146,7 @@ class Settings(BaseSettings):
         if self.default_ttl_s > self.max_ttl_s:
             raise ValueError(f"default_ttl_s ({self.default_ttl_s:g}) is larger than max_ttl_s ({self.max_ttl_s:g})")
         place = store_url.parse(self.store)
-        if self.store_replicas and place.kind not in ("single", "sentinel"):
+        if self.store_replicas and not place.takes_replicas:
             raise ValueError(f"store_replicas ({self.store_replicas}) is for one Redis, not for {place.kind}")
         return self
 

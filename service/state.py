@@ -14,6 +14,7 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from service.errors import UndecodableState
 
@@ -71,10 +72,10 @@ class Record(Struct, frozen=True):
     """A session as it is committed.
 
     ``revision`` grows with every commit, also where ``position`` goes back to 0: a store compares it, so that of two
-    writers that started from the same record one is refused. It grew by ``leap`` with this one (see ``leap``), which is
-    not stored. ``row`` holds the packed state tensors,
-    ``output`` the last step's first output as raw bytes (b"" at position 0), which generation continues from.
-    ``trace`` is what shows the gates of the last steps (service/trace.py), b"" where nobody asked for them.
+    writers that started from the same record one is refused. It grew by ``leap`` with this one, which is not stored.
+    ``row`` holds the packed state tensors, ``output`` the last step's first output as raw bytes (b"" at position 0),
+    which generation continues from. ``trace`` is what shows the gates of the last steps (service/trace.py), b"" where
+    nobody asked for them.
     """
 
     identity: Identity
@@ -201,6 +202,13 @@ def intact(r: Record, answers: bytes, check: int) -> bool:
     if check >= _WHOLE:
         return check == checksum(r, answers)
     return check == zlib.crc32(b"".join((_counters(r.position, r.revision), r.row, r.output, answers, r.trace)))
+
+
+def whole(r: Record, answers: bytes, check: int) -> Record:
+    """A stored session from what was read, ``r`` without its answers; UndecodableState where that is damaged."""
+    if not intact(r, answers, check):
+        raise UndecodableState("the stored state of the session is damaged: its checksum does not fit")
+    return replace(r, answers=decode_answers(answers))
 
 
 _WHOLE = 1 << 32

@@ -35,6 +35,11 @@ class StoreUrl:
     service: str = ""
     db: int = 0
 
+    @property
+    def takes_replicas(self) -> bool:
+        """Whether a commit can wait for replicas: those of one Redis."""
+        return self.kind in ("single", "sentinel")
+
 
 def parse(text: str) -> StoreUrl:
     """The place that a setting names; ValueError says what was expected, and shows no password."""

@@ -27,7 +27,7 @@ def opened(url: str | None, *, destination: bool = False, replicas: int = 0) -> 
         place = store_url.parse(url or load_settings().store)
     except ValueError as error:
         raise SettingsError(str(error)) from None
-    if replicas and place.kind not in ("single", "sentinel"):
+    if replicas and not place.takes_replicas:
         raise SettingsError(f"--replicas ({replicas}) is for one Redis, not for {place.kind}")
     try:
         there = place.kind != "sqlite" or destination or Path(place.path).exists()

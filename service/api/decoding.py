@@ -56,9 +56,8 @@ def decode_chunk(
 def single_token(signature: Signature, inputs: object) -> int:
     """The token of a list of one good token, by far the most frequent chunk, seen at a glance; -1 for all else."""
     if type(inputs) is list and len(inputs) == 1 and type(inputs[0]) is int:
-        token, vocabulary = inputs[0], signature.vocabulary
-        if vocabulary is not None and 0 <= token < len(vocabulary) and len(signature.inputs) == 1:
-            return token
+        token: int = inputs[0]
+        return token if 0 <= token < signature.symbols else -1
     return -1
 
 

@@ -50,17 +50,13 @@ def outputs_of(signature: Signature, shown: Tensors) -> dict[str, Any]:
     """Outputs by name; with the text of the tokens for a language model."""
     if signature.vocabulary is None or "tokens" not in shown:
         return dict(shown)
-    tokens, vocabulary = shown["tokens"].tolist(), signature.vocabulary
-    if shown["tokens"].ndim == 1:  # of the last step
-        text = [vocabulary[token] for token in tokens]
-    else:
-        text = [_text(step, vocabulary) for step in tokens]
-    return {"tokens": tokens, "text": text, "logprobs": shown["logprobs"]}
+    tokens = shown["tokens"].tolist()
+    return {"tokens": tokens, "text": _text(tokens, signature.vocabulary), "logprobs": shown["logprobs"]}
 
 
-def _text(tokens: Any, vocabulary: Sequence[str]) -> Any:  # noqa: ANN401 - as deep as it is
+def _text(tokens: list[Any], vocabulary: Sequence[str]) -> list[Any]:
     """Symbols in the same nesting as their tokens."""
-    return [_text(t, vocabulary) for t in tokens] if isinstance(tokens, list) else vocabulary[tokens]
+    return [_text(t, vocabulary) if isinstance(t, list) else vocabulary[t] for t in tokens]
 
 
 def answer_bytes(signature: Signature, answer: Answer) -> bytes:

@@ -59,7 +59,7 @@ class Messages:
 
     def __init__(self, signature: Signature, max_steps: int, keep: int) -> None:
         symbols = len(signature.vocabulary) if signature.vocabulary is not None else None
-        self._symbols = symbols if len(signature.inputs) == 1 else None
+        self._symbols = signature.symbols
         self._inputs = [Input(spec, symbols if at == 0 else None) for at, spec in enumerate(signature.inputs)]
         self._step_bytes = sum(port.step_bytes for port in self._inputs)
         self._signature = signature
@@ -85,8 +85,7 @@ class Messages:
         if self._steps == 1 and self._symbols:
             token = int.from_bytes(payload[REQUEST.size :], "little", signed=True)
             if 0 <= token < self._symbols:
-                known = one_token(token, self._signature.inputs[0].dtype, self._view)
-                return Advance(known.chunk, self._view, position, self._keep, 1, known.digest)
+                return one_token(token, self._signature.inputs[0].dtype, self._view, position, self._keep)
         return Advance(self._chunk(payload), self._view, position, self._keep)
 
     def _read_header(self, payload: bytes) -> None:

@@ -72,8 +72,7 @@ def advance_of(signature: Signature, request: Steps, max_steps: int, keep: int =
     """A request's body in the terms of the sessions, held against the model; ``keep``: see ``Advance``."""
     view = view_of(signature, request.returned, request.top_k)
     if request.text is None and (token := single_token(signature, request.inputs)) >= 0:
-        known = one_token(token, signature.inputs[0].dtype, view)
-        return Advance(known.chunk, view, request.position, keep, 1, known.digest)
+        return one_token(token, signature.inputs[0].dtype, view, request.position, keep)
     chunk = decode_chunk(signature, request.inputs, request.text, max_steps=max_steps)
     if view.every:
         check_answer(signature, view, len(chunk[0]))

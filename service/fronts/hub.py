@@ -194,9 +194,9 @@ def failed(ref: int, error: BaseException) -> Failed:
 
 def _advance(step: Step, signature: Signature, reply: JsonReply | RawReply) -> Advance:
     reply.signature, view = signature, View.of(step.every, step.top_k)
-    if step.steps == 1 and signature.vocabulary is not None and len(step.inputs) == 1:
-        known = one_token(int.from_bytes(step.inputs[0], "little"), signature.inputs[0].dtype, view)
-        return Advance(known.chunk, view, step.position, step.keep, 1, known.digest)
+    if step.steps == 1 and signature.symbols:
+        token = int.from_bytes(step.inputs[0], "little")
+        return one_token(token, signature.inputs[0].dtype, view, step.position, step.keep)
     named = zip(step.inputs, signature.inputs, strict=True)
     chunk = [np.frombuffer(raw, spec.dtype).reshape(step.steps, *spec.step_shape) for raw, spec in named]
     return Advance(tuple(chunk), view, step.position, step.keep)

@@ -41,9 +41,14 @@ class Advance(Struct, frozen=True):
             force_setattr(self, "digest", _digest(self.view, self.chunk))
 
 
+def one_token(token: int, dtype: str, view: View, position: int | None, keep: int) -> Advance:
+    """A single token: by far the most frequent request, and mostly one that was seen before."""
+    known = _seen(token, dtype, view)
+    return Advance(known.chunk, view, position, keep, known.steps, known.digest)
+
+
 @lru_cache(maxsize=4096)  # the vocabulary of a few models
-def one_token(token: int, dtype: str, view: View) -> Advance:
-    """A single token, wherever the session stands: by far the most frequent request, and mostly one that was seen."""
+def _seen(token: int, dtype: str, view: View) -> Advance:
     array = np.array([token], dtype)
     array.setflags(write=False)
     return Advance((array,), view)

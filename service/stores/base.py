@@ -5,6 +5,7 @@ threads. What goes wrong underneath (a lock, a full disk, a lost connection) lea
 only; then nothing of the call was committed, or, where it is ``OutcomeUnknown``, all of it may have been.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import ClassVar, Literal
 
 from service.errors import StoreUnavailable, UndecodableState
 from service.state import Identity, Record
+
+log = logging.getLogger(__name__)
 
 EndReason = Literal["deleted", "expired"]
 LOOK_AGAIN_S = 86_400.0  # after which a damaged session that seems to have expired is named again
@@ -72,9 +75,8 @@ class Store(ABC):
     def expire(self, now: float, limit: int) -> list[str]:
         """End at most about ``limit`` sessions whose ``expires_at`` is not after ``now``; the ids that were ended.
 
-        None were ended only where none is left to be. One that cannot be decoded is left and named, as its time
-        cannot be believed. A session that is committed with a later ``expires_at`` before
-        this call takes effect is not ended.
+        None were ended only where none is left to be. One that cannot be decoded is left and named, as its time cannot
+        be believed. A session that is committed with a later ``expires_at`` before this call takes effect is not ended.
         """
 
     @abstractmethod
@@ -125,3 +127,11 @@ class Store(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of files and connections; what was committed stays."""
+
+
+def named_damaged(due: Mapping[str, object]) -> set[str]:
+    """Of sessions as they were read whose time seems to be over, those that are damaged; each is named in the log."""
+    damaged = {id for id, known in due.items() if isinstance(known, UndecodableState)}
+    for id in damaged:
+        log.error("session %s is damaged: it is not ended, though its time seems to be over", id)
+    return damaged

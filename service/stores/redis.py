@@ -16,7 +16,6 @@ session that is not swept (no server runs) ends by itself, ``SPARE_S`` after its
 """
 
 import itertools
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -25,11 +24,9 @@ from zlib import crc32
 from service.errors import StoreUnavailable, UndecodableState
 from service.state import Record
 from service.stores import redis_scripts, redis_value
-from service.stores.base import LOOK_AGAIN_S, Ended, EndReason, Listed, Store
+from service.stores.base import LOOK_AGAIN_S, Ended, EndReason, Listed, Store, named_damaged
 from service.stores.redis_advice import NO_SYNC, advice, syncs
 from service.stores.redis_link import Command, Link, Script
-
-log = logging.getLogger(__name__)
 
 PREFIX = "lstm-serve"
 BUCKETS = 16
@@ -104,14 +101,13 @@ class RedisStore(Store):
                     names.append(name)
                 else:  # nothing that we wrote
                     moved.append(("ZREM", key, raw))
-            damaged = self._damaged([id for id, *_ in names])
-            for name in [name for name in names if name[0] in damaged]:
-                moved.append(("ZADD", _bucket(self._due, name[0]), "XX", now + LOOK_AGAIN_S, _name(*name)))
-                names.remove(name)
+            damaged = named_damaged(self.load([id for id, *_ in names]))
+            moved += [self._put_off(name, now + LOOK_AGAIN_S) for name in names if name[0] in damaged]
+            names = [name for name in names if name[0] not in damaged]
             ended, gone = [], list[tuple[str, str, str, float | None]]()
             for name, head in zip(names, self._told_end([id for id, *_ in names], "expired", now), strict=True):
                 if (at := redis_value.put_off(head)) is not None:
-                    moved.append(("ZADD", _bucket(self._due, name[0]), "XX", at, _name(*name)))
+                    moved.append(self._put_off(name, at))
                     continue
                 gone.append((*name, now if head else None))
                 if head not in (b"", redis_value.ENDED):
@@ -121,12 +117,9 @@ class RedisStore(Store):
                 return ended
         return []
 
-    def _damaged(self, ids: Sequence[str]) -> set[str]:
-        """Those that stand there damaged, whose time cannot be believed; each is named."""
-        damaged = {id for id, known in self.load(ids).items() if isinstance(known, UndecodableState)}
-        for id in damaged:
-            log.error("session %s is damaged: it is not ended, though its time seems to be over", id)
-        return damaged
+    def _put_off(self, name: tuple[str, str, str], at: float) -> Command:
+        """What has a session (id, model, owner) looked at again then, if it is still to be looked at."""
+        return ("ZADD", _bucket(self._due, name[0]), "XX", at, _name(*name))
 
     def _told_end(self, ids: Sequence[str], reason: EndReason, now: float) -> list[bytes]:
         """End sessions, those that are to expire only if they have; see the script for what is told of each."""
@@ -208,7 +201,7 @@ class RedisStore(Store):
 
     def check(self) -> None:
         if self._fsync:
-            self._synced = all(syncs(told) for told in self._link.info())
+            self._ask()
             if not self._synced:
                 raise StoreUnavailable(NO_SYNC)
         told = self._link.over(_TOUCH, self._checks, (), "commit")
@@ -220,10 +213,14 @@ class RedisStore(Store):
         if self._fsync and not self._synced:
             self.check()
 
+    def _ask(self) -> list[dict[str, str]]:
+        """What each server tells of itself, and with it whether commits are synced: that may change at any time."""
+        told = self._link.info()
+        self._synced = all(map(syncs, told))
+        return told
+
     def warnings(self) -> list[str]:
-        told_by = self._link.info()
-        self._synced = all(map(syncs, told_by))  # it may not be any more: whoever commits next asks again
-        of_each = [advice(told, self._replicas, fsync=self._fsync) for told in told_by]
+        of_each = [advice(told, self._replicas, fsync=self._fsync) for told in self._ask()]
         return list(dict.fromkeys(itertools.chain(*of_each)))
 
     def close(self) -> None:

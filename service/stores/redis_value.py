@@ -12,13 +12,13 @@ import sys
 from typing import cast
 
 import msgspec
-from msgspec.structs import replace
 
 from service.errors import UndecodableState
-from service.state import Identity, Record, checksum, decode_answers, encode_answers, intact
+from service.state import Identity, Record, checksum, encode_answers, whole
 from service.stores.base import Ended, EndReason
 
 ENDED = b"E"
+_NO_CHECKSUM = -1  # fits nothing
 _HEAD = struct.Struct(">cqqdHH")
 _OVER = struct.Struct(">cdH")
 _MARK = struct.Struct(">cq")
@@ -65,9 +65,7 @@ def decoded(id: str, value: bytes) -> Record | Ended | UndecodableState:
         owner, model, version, fingerprint = map(sys.intern, (owner, model, version, fingerprint))
         identity = Identity(id, owner, model, version, fingerprint, ttl_s, created_at, gates)
         record = Record(identity, position, revision, row, output, (), expires_at, trace)
-        if kind != b"S" or not intact(record, answers, check):
-            return UndecodableState("the stored state of the session is damaged: its checksum does not fit", owner)
-        return replace(record, answers=decode_answers(answers))
+        return whole(record, answers, check if kind == b"S" else _NO_CHECKSUM)
     except UndecodableState as error:
         return UndecodableState(error.detail, owner)
     except (msgspec.MsgspecError, struct.error, ValueError, TypeError) as error:

@@ -17,11 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import replace
-
 from service.errors import StoreUnavailable, UndecodableState
-from service.state import Identity, Record, checksum, decode_answers, encode_answers, intact
-from service.stores.base import LOOK_AGAIN_S, Ended, EndReason, Listed, Store
+from service.state import Identity, Record, checksum, encode_answers, whole
+from service.stores.base import LOOK_AGAIN_S, Ended, EndReason, Listed, Store, named_damaged
 from service.stores.checkpoints import Checkpoints
 from service.stores.schema import is_new, migrate
 from service.stores.transactions import Transaction, errors_mapped
@@ -114,7 +112,7 @@ class SqliteStore(Store):
                 ).fetchall()
                 renewed = [(id,) for id, at in due if at > now]
                 db.executemany("UPDATE sessions SET sweep_at=expires_at WHERE id=?", renewed)
-                expired = _whole(db, [id for id, at in due if at <= now], now)
+                expired = _believed(db, [id for id, at in due if at <= now], now)
                 self._checkpoints.written(_MOVED_PAGES * len(due))
                 _end(db, expired, "expired", now)
         return expired
@@ -249,21 +247,17 @@ def _decoded(row: tuple[Any, ...]) -> Record | UndecodableState:
         # Thousands may be live that have owner, model, version and fingerprint in common.
         identity[1:5] = map(sys.intern, identity[1:5])
         record = Record(Identity(*identity), position, revision, state, output, (), expires_at, trace)
-        if not intact(record, answers, check):
-            return UndecodableState("the stored state of the session is damaged: its checksum does not fit", owner)
-        return replace(record, answers=decode_answers(answers))
+        return whole(record, answers, check)
     except UndecodableState as error:
         return UndecodableState(error.detail, owner)
     except (TypeError, ValueError, struct.error) as error:  # a damaged header of a row: values of other types
         return UndecodableState(f"the stored state of the session cannot be decoded ({type(error).__name__})", owner)
 
 
-def _whole(db: sqlite3.Connection, ids: Sequence[str], now: float) -> list[str]:
-    """Those whose time can be believed to be over; damaged ones are named, and looked at again later."""
+def _believed(db: sqlite3.Connection, ids: Sequence[str], now: float) -> list[str]:
+    """Those whose time can be believed to be over; damaged ones are looked at again later."""
     rows = db.execute(f"{_LOAD}({', '.join('?' * len(ids))})", ids)
-    damaged = {row[0] for row in rows if isinstance(_decoded(row), UndecodableState)}
-    for id in damaged:
-        log.error("session %s is damaged: it is not ended, though its time seems to be over", id)
+    damaged = named_damaged({row[0]: _decoded(row) for row in rows})
     again = now + LOOK_AGAIN_S
     db.executemany("UPDATE sessions SET sweep_at=? WHERE id=?", [(again, id) for id in damaged])
     return [id for id in ids if id not in damaged]

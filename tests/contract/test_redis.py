@@ -17,7 +17,7 @@ from service.stores.base import Ended, Store
 from service.stores.opening import open_store
 from service.stores.redis import SPARE_S
 from service.views import View
-from tests.support.records import START_S, created, kept, moved, plain, record
+from tests.support.records import START_S, created, ends_none_that_is_damaged, kept, moved, plain, record, walked
 from tests.support.redis import RedisServer, eventually, free_port
 from tests.support.tcp import Proxy
 
@@ -207,21 +207,15 @@ def test_flipped_bytes_are_noticed(store: Store, server: RedisServer) -> None:
 
 
 def test_a_damaged_time_ends_no_session(store: Store, server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """It is named, once a day, and can be ended by hand; the others that are due end."""
-    store.create([record("a"), record("b", ttl_s=1e6), record("c")])
-    with server.client() as client:
-        client.setrange("lstm-serve:session:b", 17, redis_value.time(1.0))  # in its head
-        (key,) = [key for key in client.keys("*:due:*") if client.zscore(key, "b adder/") is not None]
-        client.zadd(key, {"b adder/": 1.0})
-    for _ in range(2):
-        assert store.expire(START_S + 30.0, 10) == []
-    assert sorted(store.expire(START_S + 60.0, 10)) == ["a", "c"]
-    assert [r.message for r in caplog.records if "damaged" in r.message] == [
-        "session b is damaged: it is not ended, though its time seems to be over"
-    ]
-    assert isinstance(store.load(["b"])["b"], UndecodableState)
-    assert store.expire(START_S + 90_000.0, 10) == []
-    assert store.end("b", "deleted", START_S)
+    """Nor is it forgotten."""
+
+    def damage() -> None:
+        with server.client() as client:
+            client.setrange("lstm-serve:session:b", 17, redis_value.time(1.0))  # in its head
+            (key,) = [key for key in client.keys("*:due:*") if client.zscore(key, "b adder/") is not None]
+            client.zadd(key, {"b adder/": 1.0})
+
+    ends_none_that_is_damaged(store, damage, caplog)
 
 
 def test_a_full_server_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
@@ -274,20 +268,11 @@ def test_names_that_are_none_of_ours_are_taken_out(store: Store, server: RedisSe
         for key in others[:3]:
             client.zadd(key, {b"garbage": 1, b"\xff\xfe": 2, of_a: 3})
             client.zadd(key.replace("due", "over"), {b"garbage": 1, b"\xff\xfe": 2, b"a": 3})
-        assert {"a", "b"} <= _walked(store)
+        assert {"a", "b"} <= walked(store)
         assert sorted(store.expire(START_S + 1000.0, 100)) == ["a", "b"]
         assert store.expire(START_S + 1000.0, 100) == []
         assert store.forget(START_S + 2000.0, 100) == 2
         assert client.keys("*:due:*") == client.keys("*:over:*") == []
-
-
-def _walked(store: Store) -> set[str]:
-    found, cursor = set[str](), ""
-    while True:
-        ids, cursor = store.walk(cursor, 100)
-        found |= {*ids}
-        if not cursor:
-            return found
 
 
 def test_what_may_lose_sessions_is_warned_of(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from service.state import Record, checksum
 from service.stores import checkpoints, sqlite
 from service.stores.base import Ended
 from service.stores.sqlite import SqliteStore
-from tests.support.records import START_S, moved, plain, record
+from tests.support.records import START_S, ends_none_that_is_damaged, moved, plain, record
 from tests.support.server import wait_until
 
 
@@ -142,18 +142,9 @@ def test_damaged_bytes_are_found_and_left_as_they_are(store: SqliteStore, path: 
 
 
 def test_a_damaged_time_ends_no_session(store: SqliteStore, path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It is named, once a day, and can be ended by hand; the others that are due end."""
-    store.create([record("a"), record("b", ttl_s=1e6), record("c")])
-    execute(path, "UPDATE sessions SET expires_at=1, sweep_at=1 WHERE id='b'")
-    for _ in range(2):
-        assert store.expire(START_S + 30.0, 10) == []
-    assert sorted(store.expire(START_S + 60.0, 10)) == ["a", "c"]
-    assert [r.message for r in caplog.records if "damaged" in r.message] == [
-        "session b is damaged: it is not ended, though its time seems to be over"
-    ]
-    assert isinstance(store.load(["b"])["b"], UndecodableState)
-    assert store.expire(START_S + 90_000.0, 10) == []
-    assert store.end("b", "deleted", START_S)
+    """Nor is it forgotten."""
+    statement = "UPDATE sessions SET expires_at=1, sweep_at=1 WHERE id='b'"
+    ends_none_that_is_damaged(store, lambda: execute(path, statement), caplog)
 
 
 def test_a_row_that_stands_under_another_id_is_not_served(store: SqliteStore, path: Path) -> None:

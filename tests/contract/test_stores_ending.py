@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from service.state import Record
 from service.stores.base import Ended, Listed, Store
-from tests.support.records import START_S, created, kept, moved, plain
+from tests.support.records import START_S, created, kept, moved, plain, walked
 
 
 def test_an_ended_session_is_remembered_with_the_reason(store: Store) -> None:
@@ -177,18 +177,6 @@ def test_housekeeping_and_checks_change_nothing(store: Store) -> None:
     store.maintain()
     assert kept(store, "a") == plain(session)
     assert store.count() == 1
-
-
-def walked(store: Store) -> set[str]:
-    """Every session that a walk meets, a few at a time."""
-    met: set[str] = set()
-    cursor = ""
-    for _ in range(1_000):
-        ids, cursor = store.walk(cursor, 3)
-        met |= set(ids)
-        if not cursor:
-            return met
-    raise AssertionError("the walk did not come to an end")
 
 
 def test_a_walk_meets_every_session_once_at_least(store: Store) -> None:

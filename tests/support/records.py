@@ -1,9 +1,12 @@
 """Records for tests of stores, and how to compare them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
+from service.errors import UndecodableState
 from service.state import Answer, Identity, Record
 from service.stores.base import Store
 
@@ -59,3 +62,30 @@ def created(store: Store, *ids: str, ttl_s: float = 60.0, owner: str = "", model
     records = [record(id, ttl_s=ttl_s, owner=owner, model=model) for id in ids]
     store.create(records)
     return records
+
+
+def walked(store: Store) -> set[str]:
+    """Every session that a walk meets, a few at a time."""
+    met: set[str] = set()
+    cursor = ""
+    for _ in range(1_000):
+        ids, cursor = store.walk(cursor, 3)
+        met |= set(ids)
+        if not cursor:
+            return met
+    raise AssertionError("the walk did not come to an end")
+
+
+def ends_none_that_is_damaged(store: Store, damage: Callable[[], None], caplog: pytest.LogCaptureFixture) -> None:
+    """``damage`` makes session b seem due: it is named, once a day, and can be ended by hand; the others end."""
+    store.create([record("a"), record("b", ttl_s=1e6), record("c")])
+    damage()
+    for _ in range(2):
+        assert store.expire(START_S + 30.0, 10) == []
+    assert sorted(store.expire(START_S + 60.0, 10)) == ["a", "c"]
+    assert [r.message for r in caplog.records if "damaged" in r.message] == [
+        "session b is damaged: it is not ended, though its time seems to be over"
+    ]
+    assert isinstance(store.load(["b"])["b"], UndecodableState)
+    assert store.expire(START_S + 90_000.0, 10) == []
+    assert store.end("b", "deleted", START_S)

@@ -252,13 +252,8 @@ async def test_a_reset_goes_back_to_the_start(brain: Brain) -> None:
     await held
     assert (await before, (await reset).position, await behind) == ([6], 0, [2])
     assert brain.kept(id).position == 1
-    assert [record.position for (record,) in brain.store.commits] == [
-        1,
-        1,
-        2,
-        0,
-        1,
-    ]  # another session's, which holds the tick, is the second
+    positions = [record.position for (record,) in brain.store.commits]
+    assert positions == [1, 1, 2, 0, 1]  # the second is another session's, which holds the tick
     assert await brain.add(id, 7, position=1) == [9]
 
 
