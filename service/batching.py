@@ -1,9 +1,9 @@
 """When: a bounded queue, the forming of ticks, and delivery.
 
 Owns the order in which work runs and the loop that runs it. Knows no arrays, no HTTP and no stores: what a tick does
-is ``run_batch`` and ``finish``, which it was given, and where they run is up to ``pipeline.py``.
+is ``begin`` and ``finish``, which it was given, and where they run is up to ``pipeline.py``.
 
-    submit -> queue -> claim -> [run_batch -> finish] -> deliver
+    submit -> queue -> claim -> [begin -> finish] -> deliver
        \\                 \\              \\
         Overloaded        dropped        the exception goes to the works of its own tick; the loop goes on
 """
@@ -19,12 +19,17 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from service.clock import Clock
 from service.errors import Overloaded, ServiceError, ShuttingDown
-from service.pipeline import Parts, Pipeline
+from service.pipeline import Overlap, Parts, Pipeline
 from service.work import Work
 
 log = logging.getLogger(__name__)
 
 W = TypeVar("W", bound=Work)
+
+
+def as_it_is(outcomes: Sequence[object]) -> Sequence[object]:
+    """The second part of ticks that have only one."""
+    return outcomes
 
 
 class Observer(Protocol):
@@ -53,9 +58,10 @@ class Batcher(Generic[W]):
 
     def __init__(
         self,
-        run_batch: Callable[[Sequence[W]], Any],
+        begin: Callable[[Sequence[W]], Any],
         *,
-        finish: Callable[[Any], Sequence[object]] | None = None,
+        finish: Callable[[Any], Sequence[object]] = as_it_is,
+        overlap: Overlap = Overlap.OFF,
         name: str,
         max_batch: int,
         capacity: int,
@@ -68,8 +74,8 @@ class Batcher(Generic[W]):
         """``like`` maps a size to its class, the largest size in it: only works of one class share a tick.
 
         ``max_cells`` bounds works x class of a tick of more than one work, and so how long others wait behind it.
-        ``finish`` makes the outcomes of what ``run_batch`` came to, while the next tick's may run; ``inline_s``: see
-        ``Pipeline``.
+        ``finish`` makes the outcomes of what ``begin`` came to, while the next tick may begin: see ``Overlap``;
+        ``inline_s``: see ``Pipeline``.
         """
         self._max_batch = max_batch
         self._max_cells = max_cells
@@ -85,8 +91,8 @@ class Batcher(Generic[W]):
         self._running: Sequence[W] = ()
         self._closing = False
         self._wake = asyncio.Event()
-        parts = Parts(run_batch, finish, self._over)
-        self._pipeline = Pipeline(parts, self._wake, name=name, inline_s=inline_s, clock=clock)
+        parts = Parts(begin, finish, self._over)
+        self._pipeline = Pipeline(parts, self._wake, name=name, inline_s=inline_s, overlap=overlap, clock=clock)
         self._loop_task: asyncio.Task[None] | None = None
         self.alive = False
         self.ran = 0  # works so far, this tick's included
@@ -131,51 +137,53 @@ class Batcher(Generic[W]):
         while True:
             turned = False
             while not self._pipeline.ready(self.waiting):
+                self._pipeline.finish()
                 if self._closing and not self.waiting and not self._pipeline.ending:
                     return
-                self._wake.clear()
-                await self._wake.wait()
-                self._pipeline.settle()
-                turned = True
-            if not turned:  # a turn of the event loop before every tick: works may come back with the last delivery
+                if self._pipeline.ending or not self.waiting:
+                    self._wake.clear()
+                    await self._wake.wait()
+                    self._pipeline.settle()
+                    turned = True
+            if not (turned or self._pipeline.ending):  # a turn of the event loop: works may come back with the last
                 await asyncio.sleep(0)
-            tick = self._form()
+            tick = self._form(self._pipeline.room(self.waiting))
             if tick:
                 await self._pipeline.run(tick)
                 self._running = ()
 
-    def _form(self) -> list[W]:
-        """Take the works of the next tick out of the queue.
+    def _form(self, room: int) -> list[W]:
+        """Take the works of the next tick out of the queue, so many at most.
 
         At no moment is a work neither in the tick nor in the queue: see ``_ended``.
         """
         self._running = tick = list[W]()
-        if not self._sorted:
-            self._take_steps(tick)
-        fresh = next(self._tickets)
-        self._sort_arrived()
-        if tick and 1 in self._sorted:
-            self._fill(tick, 1, fresh)
-        while self._sorted and not tick:
-            self._fill(tick, self._leading(), fresh)
+        if self._sorted or not self._take_steps(tick, room):
+            fresh = next(self._tickets)
+            self._sort_arrived()
+            if tick and 1 in self._sorted:
+                self._fill(tick, 1, fresh, room)
+            while self._sorted and not tick:
+                self._fill(tick, self._leading(), fresh, room)
         self.ran += len(tick)
         return tick
 
-    def _take_steps(self, tick: list[W]) -> None:
+    def _take_steps(self, tick: list[W], room: int) -> bool:
         """Take single steps right from the head of what arrived, as long as there is nothing else: as ``_fill`` would,
-        since nothing is shorter, but without sorting."""
-        now, room = self._clock.monotonic(), min(self._max_batch, self._max_cells)
+        since nothing is shorter, but without sorting. Whether the tick is as it should be with them."""
+        now, room = self._clock.monotonic(), min(room, self._max_batch, self._max_cells)
         while self._arrived and len(tick) < room:
             work = self._arrived[0]
             size = work.claim()
             if size > 1:
-                return
+                return False
             if size == 1:
                 tick.append(work)
                 self._last = 1
                 self._observer.waited(now - work.since)
                 work.start()
             self._arrived.popleft()
+        return True
 
     def _sort_arrived(self) -> None:
         """Ask what is new for its size, once, so that a short work is found however much waits before it."""
@@ -198,10 +206,10 @@ class Batcher(Generic[W]):
             return shortest
         return min(self._sorted, key=lambda like: self._sorted[like][0][0])
 
-    def _fill(self, tick: list[W], size_class: int, fresh: int) -> None:
+    def _fill(self, tick: list[W], size_class: int, fresh: int, room: int) -> None:
         """Move works of one class into the tick, the oldest first; tickets above ``fresh`` were asked just now."""
         waiting, now = self._sorted[size_class], self._clock.monotonic()
-        room = min(self._max_batch, max(1, self._max_cells // size_class))
+        room = min(room, self._max_batch, max(1, self._max_cells // size_class))
         while waiting and len(tick) < room:
             ticket, work = waiting[0]
             size = size_class if ticket > fresh else work.claim()

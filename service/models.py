@@ -8,9 +8,11 @@ from service.batching import Batcher, like_length, same_length
 from service.clock import Clock
 from service.engine.gates import Inspector
 from service.engine.repository import LoadedModel
+from service.engine.runtime import Engine
 from service.errors import UnknownModel, UnsupportedTask
 from service.items import Item, Stepped
 from service.metrics import Metrics
+from service.pipeline import Overlap
 from service.settings import Settings
 from service.state import Record
 from service.step import Begun, Stepper
@@ -51,10 +53,10 @@ class Model:
         # A chunk that is little longer than a segment is not worth a turn: it runs and is committed with a tick.
         self.whole_steps = self.segment_steps * (2 if self.folds else 1)
         self._stepper = Stepper(engine, store, clock, self.metrics, keep_answer_bytes=settings.keep_answer_bytes)
-        overlaps = settings.overlap == "on" or (settings.overlap == "auto" and engine.provider == "cuda")
         self.batcher: Batcher[ItemWork] = Batcher(
-            self._begin_batch if overlaps else self._run_batch,
-            finish=self._stepper.finish if overlaps else None,
+            self._begin,
+            finish=self._stepper.finish,
+            overlap=_overlap(settings, engine),
             name=f"tick-{self.name}-{self.version}",
             max_batch=self.choice.max_batch,
             max_cells=settings.max_cells,
@@ -66,10 +68,7 @@ class Model:
         )
         metrics.waiting.labels(self.name, self.version).set_function(lambda: self.batcher.waiting)
 
-    def _run_batch(self, works: Sequence[ItemWork]) -> Sequence[object]:
-        return self._stepper.run([work.item for work in works])
-
-    def _begin_batch(self, works: Sequence[ItemWork]) -> Begun:
+    def _begin(self, works: Sequence[ItemWork]) -> Begun:
         return self._stepper.begin([work.item for work in works])
 
     def check_generates(self) -> None:
@@ -99,6 +98,12 @@ class Model:
         self.batcher.submit(work, admitted=admitted)
         stepped: Stepped = await work.future
         return stepped
+
+
+def _overlap(settings: Settings, engine: Engine) -> Overlap:
+    if settings.overlap == "auto":
+        return Overlap.DEVICE if engine.provider == "cuda" else Overlap.PROCESSORS
+    return Overlap.DEVICE if settings.overlap == "on" else Overlap.OFF
 
 
 class Models:

@@ -6,6 +6,7 @@ stores them or which engine runs.
 
 import random
 import struct
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -118,6 +119,14 @@ class RowLayout:
         sizes = [(field[1], field[0].base.itemsize) for field in self._fields.values()]
         aligned = all(start % size == 0 and self._row.itemsize % size == 0 for start, size in sizes)
         self._copy = None if aligned else True
+        # Of a single row each tensor is a part of it as it lies, and in the graph's axes one axis of 1 is added.
+        self._parts = [
+            (name, self._row[name].base, shape if axis is None else (*shape[:axis], 1, *shape[axis:]), start)
+            for (name, _, shape, axis), (start, _) in zip(fields, sizes, strict=True)
+        ]
+        self._first: list[tuple[str, Any]] = [
+            (name, (...,) if axis is None else (*[slice(None)] * axis, 0)) for name, _, _, axis in fields
+        ]
 
     @property
     def row_bytes(self) -> int:
@@ -144,6 +153,8 @@ class RowLayout:
         """
         for size in set(map(len, rows)) - {self.row_bytes}:
             raise UndecodableState(f"a stored row has {size} bytes where the model's rows have {self.row_bytes}")
+        if len(rows) == 1 and self._copy is None:
+            return {name: np.ndarray(shape, dtype, rows[0], start) for name, dtype, shape, start in self._parts}
         batch = np.frombuffer(b"".join(rows), self._row)  # [rows]
         tensors = {
             name: np.array(batch[name].transpose(axes), order="C", copy=self._copy)
@@ -155,6 +166,8 @@ class RowLayout:
 
     def scatter(self, tensors: Tensors, rows: int) -> list[bytes]:
         """The rows of the first ``rows`` sessions of a batch; the inverse of ``gather``."""
+        if rows == 1 and sys.byteorder == "little":
+            return [b"".join([tensors[name][first].tobytes() for name, first in self._first])]
         batch = np.empty(rows, self._row)
         for name, axes in self._to_rows.items():
             batch[name] = tensors[name].transpose(axes)[:rows]

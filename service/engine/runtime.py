@@ -77,12 +77,11 @@ class Engine:
     def begin(self, rows: Sequence[bytes], chunks: Sequence[Chunk]) -> Callable[[], Run]:
         """Compute what ``run`` does; the function brings it in, once, while the next batch may be computed already."""
         if self.signature.batched:
-            done = self._run_together(rows, chunks)
-        else:
-            done = _stacked([self._run_together([row], [chunk]) for row, chunk in zip(rows, chunks, strict=True)])
+            return self._run_together(rows, chunks)
+        done = _stacked([self._run_together([row], [chunk])() for row, chunk in zip(rows, chunks, strict=True)])
         return lambda: done
 
-    def _run_together(self, rows: Sequence[bytes], chunks: Sequence[Chunk]) -> Run:
+    def _run_together(self, rows: Sequence[bytes], chunks: Sequence[Chunk]) -> Callable[[], Run]:
         """One call of the graph.
 
         Batches below ``min_rows`` are filled up with copies of the last row, so that a row's bits do not depend on
@@ -91,7 +90,8 @@ class Engine:
         lengths, fill = [len(chunk[0]) for chunk in chunks], self._fill(len(rows))
         if fill:
             rows, chunks = [*rows, *[rows[-1]] * fill], [*chunks, *[chunks[-1]] * fill]
-        return self._came_to(self.fetch(rows, chunks, lengths + lengths[-1:] * fill), lengths, fill)
+        fetched = self.fetch(rows, chunks, lengths + lengths[-1:] * fill)
+        return lambda: self._came_to(fetched, lengths, fill)
 
     def _fill(self, rows: int) -> int:
         """So many copies of the last row a batch needs."""

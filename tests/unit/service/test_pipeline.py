@@ -3,73 +3,16 @@
 import asyncio
 import math
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
 
-from service.batching import Batcher, same_length
 from service.errors import ShuttingDown
-from tests.support.batching import Asked, Counts
+from tests.support.batching import Asked
 from tests.support.brain import Serve
-from tests.support.fakes import PATIENCE_S, Clock, Gate, outcome, started, turns
-
-
-class Bench:
-    """A batcher whose ticks double numbers in their second part; each part can be held at a gate of its own."""
-
-    def __init__(self, inline_s: float = 0.0) -> None:
-        self.clock, self.counts = Clock(), Counts()
-        self.first, self.second = Gate(), Gate()
-        self.begun: list[list[object]] = []
-        self.finished: list[list[object]] = []
-        self.threads: list[tuple[int, int]] = []
-        self.batcher: Batcher[Asked] = Batcher(
-            self.begin,
-            finish=self.finish,
-            name="test",
-            max_batch=8,
-            capacity=100,
-            like=same_length,
-            clock=self.clock,
-            observer=self.counts,
-            inline_s=inline_s,
-        )
-
-    def begin(self, calls: Sequence[Asked]) -> tuple[list[object], int]:
-        """The first part."""
-        items = [call.item for call in calls]
-        self.begun.append(items)
-        self.first.pass_through()
-        if "begin" in items:
-            raise RuntimeError("begin")
-        return items, threading.get_ident()
-
-    def finish(self, begun: tuple[list[object], int]) -> list[object]:
-        """The second part."""
-        items, thread = begun
-        self.threads.append((thread, threading.get_ident()))
-        self.second.pass_through()
-        self.finished.append(items)
-        if "finish" in items:
-            raise RuntimeError("finish")
-        if "short" in items:
-            return []
-        return [item * 2 if isinstance(item, int) else item for item in items]
-
-    def ask(self, *items: object) -> list["asyncio.Future[object]"]:
-        """Queue items; their futures."""
-        calls = [Asked(item, 1, self.clock, math.inf, self.counts.drop) for item in items]
-        for call in calls:
-            self.batcher.submit(call)
-        return [call.future for call in calls]
-
-    async def hold(self, *items: object) -> list["asyncio.Future[object]"]:
-        """Have a tick of these items stand at the gate of its second part."""
-        self.second.shut()
-        futures = self.ask(*items)
-        await self.second.reached()
-        return futures
+from tests.support.fakes import PATIENCE_S, outcome, started, turns
+from tests.support.pipeline import Bench
 
 
 @pytest.fixture
@@ -83,18 +26,10 @@ async def bench() -> AsyncIterator[Bench]:
     await made.batcher.close(PATIENCE_S)
 
 
-async def begins(bench: Bench, *items: object) -> list["asyncio.Future[object]"]:
-    """Queue items whose tick begins now, and is held there."""
-    bench.first.shut()
-    futures = bench.ask(*items)
-    await bench.first.reached()
-    return futures
-
-
 async def test_a_tick_begins_while_the_one_before_is_being_finished(bench: Bench) -> None:
     """Nobody of the first has been told by then; each part has its thread, and neither is the event loop's."""
     first = await bench.hold(1, 2)
-    second = await begins(bench, 3, 4)
+    second = await bench.begins(3, 4)
     assert (bench.begun, bench.finished) == ([[1, 2], [3, 4]], [])
     assert not any(future.done() for future in first)
     bench.first.open()
@@ -107,7 +42,7 @@ async def test_a_tick_begins_while_the_one_before_is_being_finished(bench: Bench
 async def test_two_ticks_at_most_are_under_way_and_end_in_their_order(bench: Bench) -> None:
     """A third waits in the queue, however long the first takes, and takes along what comes meanwhile."""
     first = await bench.hold(1)
-    second = await begins(bench, 2)
+    second = await bench.begins(2)
     bench.first.open()
     third = bench.ask(3)
     await turns()
@@ -146,7 +81,7 @@ async def test_who_is_too_few_runs_when_the_tick_before_is_finished(bench: Bench
 async def test_a_finished_tick_is_delivered_while_the_next_one_is_computed(bench: Bench) -> None:
     """Its callers do not wait for others."""
     first = await bench.hold(1)
-    second = await begins(bench, 2)
+    second = await bench.begins(2)
     bench.second.open()
     assert await asyncio.gather(*first) == [2]
     assert not second[0].done()
@@ -168,7 +103,7 @@ async def test_what_either_part_raises_goes_to_its_own_tick(bench: Bench, fault:
 async def test_close_finishes_both_ticks_that_are_under_way(bench: Bench) -> None:
     """And what waits behind them."""
     first = await bench.hold(1)
-    second = await begins(bench, 2)
+    second = await bench.begins(2)
     third = bench.ask(3)
     (closing,) = await started(bench.batcher.close(PATIENCE_S))
     bench.first.open()
@@ -190,7 +125,7 @@ async def test_close_waits_for_the_last_tick_to_be_finished(bench: Bench) -> Non
 async def test_close_fails_by_name_what_is_not_done_within_the_limit(bench: Bench) -> None:
     """Both ticks that are under way, and what waits."""
     first = await bench.hold(1)
-    second = await begins(bench, 2)
+    second = await bench.begins(2)
     third = bench.ask(3)
     third[0].add_done_callback(lambda _: (bench.first.open(), bench.second.open()))  # from here on threads may end
     await bench.batcher.close(0.0)
@@ -243,7 +178,7 @@ async def test_no_tick_runs_on_the_event_loop_while_another_is_being_finished() 
     bench = Bench(inline_s=1.0)
     bench.batcher.start()
     first = await bench.hold(1)  # nobody knows yet how long ticks are
-    second = await begins(bench, 2)
+    second = await bench.begins(2)
     bench.first.open()
     await bench.second.next()  # the first one is over, and was short; the second stands at the gate
     assert await asyncio.gather(*first) == [2]
