@@ -7,7 +7,7 @@ from typing import Protocol
 from service.batching import Batcher, like_length, same_length
 from service.clock import Clock
 from service.engine.gates import Inspector
-from service.engine.repository import LoadedModel
+from service.engine.repository import LoadedModel, cores
 from service.engine.runtime import Engine
 from service.errors import UnknownModel, UnsupportedTask
 from service.items import Item, Stepped
@@ -56,7 +56,7 @@ class Model:
         self.batcher: Batcher[ItemWork] = Batcher(
             self._begin,
             finish=self._stepper.finish,
-            overlap=_overlap(settings, engine),
+            overlap=overlap_of(settings, engine, self.choice.threads),
             name=f"tick-{self.name}-{self.version}",
             max_batch=self.choice.max_batch,
             max_cells=settings.max_cells,
@@ -100,10 +100,11 @@ class Model:
         return stepped
 
 
-def _overlap(settings: Settings, engine: Engine) -> Overlap:
-    if settings.overlap == "auto":
-        return Overlap.DEVICE if engine.provider == "cuda" else Overlap.PROCESSORS
-    return Overlap.DEVICE if settings.overlap == "on" else Overlap.OFF
+def overlap_of(settings: Settings, engine: Engine, threads: int) -> Overlap:
+    """What ``overlap`` means for this engine: with all processors computing, none is left to do something meanwhile."""
+    if settings.overlap == "on" or (settings.overlap == "auto" and engine.provider == "cuda"):
+        return Overlap.DEVICE
+    return Overlap.OFF if settings.overlap == "off" or threads >= cores() else Overlap.PROCESSORS
 
 
 class Models:

@@ -80,8 +80,9 @@ class Settings(BaseSettings):
     )
     overlap: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="whether ticks too long for inline_ms are committed in a thread of their own while the next one is "
-        "computed in another; auto = on a GPU, where computing needs no processor",
+        description="whether one tick is computed in a thread while the one before is committed and answered; auto = "
+        "where computing takes 2 ms or more and leaves a core free, and on a GPU as with on: where a tick is too long "
+        "for inline_ms",
     )
     segment_steps: int = Field(
         64,

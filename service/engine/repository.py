@@ -58,16 +58,17 @@ def _probed(path: Path, engine: Engine) -> None:
 def _tuned(path: Path, engine: Engine, settings: Settings) -> tuple[Engine, Choice]:
     tuner = Tuner(engine, settings)
     try:
-        tuner.tune(_spare_cores(settings), lambda n: load_engine(path, settings.model_copy(update={"threads": n})))
+        tuner.tune(
+            cores() - settings.http_workers, lambda n: load_engine(path, settings.model_copy(update={"threads": n}))
+        )
     except FAILURES as error:
         log.warning("%s: measuring it failed, which leaves it as it is: %s", path, first_line(error))
     return tuner.engine, tuner.choice
 
 
-def _spare_cores(settings: Settings) -> int:
-    """How many this process may use, less those that the HTTP front ends need."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return cores - settings.http_workers
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _artifacts(folder: Path) -> list[Path]:

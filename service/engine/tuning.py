@@ -6,6 +6,7 @@ what a call costs by itself matters. So what is chosen is, each only where the o
 
 - of long ticks ``threads`` of ONNX Runtime: twice the number, and twice again, as long as each doubling takes a quarter
   off the wall time of a tick for a quarter more CPU time at most, answers a row alone no later, and changes no bit;
+  one core is left to the event loop, which serves meanwhile, unless that is little beside the computing;
 - of short ticks ``max_batch``: twice the limit, or half of it, as long as a row of a full tick then costs a tenth less,
 - and their padding, ``min_rows`` of the engine: more rows than the probe asks for, where they cost a tenth less.
 
@@ -29,6 +30,7 @@ from service.settings import Settings
 _ROWS, _GROWTH, _MEASURABLE_S, _LONG_S = 64, 4, 0.1, 0.002
 _ROUNDS = 3
 _PADDINGS = (2, 3, 4, 8)
+_HEAVY_S = 0.0002  # of computing a row: a multiple of what it takes to serve one
 
 FAILURES: tuple[type[Exception], ...] = (ArtifactError, *ort.ERRORS)  # of other threads, or of larger ticks
 
@@ -89,7 +91,7 @@ class Tuner:
             self._choose_padding()
             self._choose_limit()
         elif self.engine.provider == "cpu":
-            self._choose_threads(rows, cores, reopen)
+            self._choose_threads(rows, cores if tick_s >= rows * _HEAVY_S else cores - 1, reopen)
 
     def _usual_tick(self) -> tuple[int, float]:
         """How many rows it has, and the seconds that it takes."""

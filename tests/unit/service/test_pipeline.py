@@ -211,8 +211,8 @@ async def test_other_sessions_are_computed_while_a_commit_runs(serve: Serve) -> 
     assert [[record.identity.id for record in commit] for commit in brain.store.commits] == [[one], [other]]
 
 
-async def test_ticks_overlap_on_a_gpu_only_unless_told(serve: Serve) -> None:
-    """Where processors compute, too, side by side is no faster unless some are idle."""
+async def test_ticks_of_few_sessions_do_not_overlap_unless_told(serve: Serve) -> None:
+    """Where processors compute, too, it is of many only that half is worth a tick of its own."""
     brain = serve()
     one, other = await brain.create(), await brain.create()
     brain.store.gate.shut()

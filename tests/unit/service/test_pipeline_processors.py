@@ -6,11 +6,16 @@ import math
 import threading
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from service.engine.runtime import Engine
 from service.errors import ShuttingDown
+from service.models import overlap_of
 from service.pipeline import Overlap
+from service.settings import load_settings
 from tests.support.batching import Asked
 from tests.support.fakes import PATIENCE_S, Gate, outcome, started, turns
 from tests.support.pipeline import Bench
@@ -45,6 +50,26 @@ async def known(bench: Bench) -> None:
     bench.begun.clear()
     bench.finished.clear()
     bench.threads.clear()
+
+
+@pytest.mark.parametrize(
+    ("told", "provider", "threads", "overlap"),
+    [
+        ("auto", "cpu", 3, Overlap.PROCESSORS),
+        ("auto", "cpu", 4, Overlap.OFF),  # no processor is left for anything else
+        ("auto", "cuda", 4, Overlap.DEVICE),
+        ("on", "cpu", 4, Overlap.DEVICE),
+        ("off", "cpu", 1, Overlap.OFF),
+        ("off", "cuda", 1, Overlap.OFF),
+    ],
+)
+def test_what_the_setting_means(
+    monkeypatch: pytest.MonkeyPatch, told: str, provider: str, threads: int, overlap: Overlap
+) -> None:
+    """By what computes, and with how many threads, on a machine of four cores."""
+    monkeypatch.setattr("service.models.cores", lambda: 4)
+    engine = cast(Engine, SimpleNamespace(provider=provider))
+    assert overlap_of(load_settings(overlap=told), engine, threads) is overlap
 
 
 async def test_long_ticks_are_computed_in_a_thread_and_finished_on_the_event_loop() -> None:
