@@ -95,7 +95,7 @@ class Pipeline(Generic[W]):
     def room(self, waiting: int) -> int:
         """How many of those that wait the next tick takes at most: half of all, where two groups are to take turns."""
         under_way = waiting + len(self.ending)
-        turns = self._overlap is Overlap.PROCESSORS and under_way >= 2 * _LEAST and self._apart()
+        turns = self._overlap is Overlap.PROCESSORS and self._apart(under_way // 2)
         return -(-under_way // 2) if turns else waiting
 
     async def run(self, tick: Sequence[W]) -> None:
@@ -105,7 +105,7 @@ class Pipeline(Generic[W]):
         """
         came_to: Sequence[object] | Exception
         try:
-            if self._ending is not None or self._apart():
+            if self._ending is not None or self._apart(len(tick)):
                 await self._compute(tick)
                 return
             if self._is_short():
@@ -167,10 +167,10 @@ class Pipeline(Generic[W]):
 
     # ---- inside
 
-    def _apart(self) -> bool:
-        """Whether ticks like the latest ones are finished apart from their computing."""
+    def _apart(self, works: int) -> bool:
+        """Whether a tick of so many works, if it is like the latest ones, is finished apart from its computing."""
         if self._overlap is Overlap.PROCESSORS:
-            return self._begin_s >= _LONG_S
+            return works >= _LEAST and self._begin_s >= _LONG_S
         return self._overlap is Overlap.DEVICE and not self._is_short()
 
     def _is_short(self) -> bool:

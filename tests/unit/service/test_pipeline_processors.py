@@ -17,7 +17,7 @@ from service.models import overlap_of
 from service.pipeline import Overlap
 from service.settings import load_settings
 from tests.support.batching import Asked
-from tests.support.fakes import PATIENCE_S, Gate, outcome, started, turns
+from tests.support.fakes import PATIENCE_S, Gate, outcome, started
 from tests.support.pipeline import Bench
 
 INLINE_S = 0.01
@@ -76,7 +76,7 @@ async def test_long_ticks_are_computed_in_a_thread_and_finished_on_the_event_loo
     """Computing needs no lock of the interpreter; committing and telling need it all the time."""
     bench = made()
     await known(bench)
-    assert await asyncio.gather(*bench.ask(1, 2)) == [2, 4]
+    await asyncio.gather(*bench.ask(*range(16)))
     ((first, second),) = bench.threads
     assert first != threading.get_ident() == second
     await bench.batcher.close(PATIENCE_S)
@@ -87,7 +87,7 @@ async def test_ticks_that_compute_shortly_stay_on_the_event_loop(begin_s: float,
     """Handing them over would cost more than it brings."""
     bench = made(begin_s, finish_s)
     await known(bench)
-    await asyncio.gather(*bench.ask(1, 2))
+    await asyncio.gather(*bench.ask(*range(16)))
     assert bench.threads == [(threading.get_ident(),) * 2]
     await bench.batcher.close(PATIENCE_S)
 
@@ -96,7 +96,7 @@ async def test_a_slow_store_has_its_own_thread() -> None:
     """The event loop does not wait for it; a short computing then runs in one with it."""
     bench = made(finish_s=INLINE_S)
     await known(bench)
-    await asyncio.gather(*bench.ask(1))
+    await asyncio.gather(*bench.ask(*range(16)))
     ((first, second),) = bench.threads
     assert len({first, second, threading.get_ident()}) == 3
     await bench.batcher.close(PATIENCE_S)
@@ -152,14 +152,16 @@ async def test_few_sessions_share_their_ticks() -> None:
     await asyncio.gather(*bench.ask(*range(31)))
     assert [len(tick) for tick in bench.begun] == [31]
     bench.first.shut()
-    held = bench.ask(1)
+    held = bench.ask(*range(16))
     await bench.first.reached()
     others = bench.ask(*range(15))
     bench.first.open()
     await asyncio.gather(*held)
-    assert bench.finished[-1] == [1]
     await asyncio.gather(*others)
-    assert [len(tick) for tick in bench.begun] == [31, 1, 15]
+    assert [len(tick) for tick in bench.begun] == [31, 16, 15]
+    here = threading.get_ident()
+    assert [second == here for _, second in bench.threads] == [True] * 3
+    assert [first == here for first, _ in bench.threads] == [False, False, True]
     await bench.batcher.close(PATIENCE_S)
 
 
@@ -227,9 +229,8 @@ async def test_ticks_that_have_become_short_come_back_to_the_event_loop() -> Non
     bench = made()
     await known(bench)
     bench.first.pass_through = partial(bench.clock.move, 0.0)  # type: ignore[method-assign]
-    for item in range(9):
-        await asyncio.gather(*bench.ask(item))
-        await turns()
+    for _ in range(9):
+        await asyncio.gather(*bench.ask(*range(16)))
     here = threading.get_ident()
     on_the_loop = [first == here for first, _ in bench.threads]
     assert on_the_loop == sorted(on_the_loop)
