@@ -53,7 +53,8 @@ class Batcher(Generic[W]):
 
     Mutable state, touched on the event loop's thread only: ``_arrived`` (works not asked for their size yet),
     ``_sorted`` (by size class, the works that wait, each with its ticket: a heap, the oldest first), ``_held`` (how
-    many those are), ``_running`` (works of the tick that begins), ``_last`` (its size class), ``_closing``.
+    many those are), ``_running`` (works of the tick that is formed), ``_last`` (its size class), ``_enough`` (how many
+    have to wait for the next tick to begin), ``_closing``.
     """
 
     def __init__(
@@ -89,10 +90,13 @@ class Batcher(Generic[W]):
         self._tickets = itertools.count()
         self._last = 0
         self._running: Sequence[W] = ()
+        self._enough = 1
         self._closing = False
         self._wake = asyncio.Event()
         parts = Parts(begin, finish, self._over)
-        self._pipeline = Pipeline(parts, self._wake, name=name, inline_s=inline_s, overlap=overlap, clock=clock)
+        self._pipeline = Pipeline(
+            parts, self._wake, name=name, max_batch=max_batch, inline_s=inline_s, overlap=overlap, clock=clock
+        )
         self._loop_task: asyncio.Task[None] | None = None
         self.alive = False
         self.ran = 0  # works so far, this tick's included
@@ -120,7 +124,7 @@ class Batcher(Generic[W]):
         if len(self._arrived) + self._held >= self._capacity and not admitted:
             raise Overloaded("too many requests are waiting for this model", retry_after_s=1)
         self._arrived.append(work)
-        if not self._wake.is_set():
+        if len(self._arrived) + self._held >= self._enough and not self._wake.is_set():
             self._wake.set()
 
     async def close(self, within_s: float) -> None:
@@ -134,23 +138,34 @@ class Batcher(Generic[W]):
         self._pipeline.close()
 
     async def _serve(self) -> None:
-        while True:
-            turned = False
-            while not self._pipeline.ready(self.waiting):
-                self._pipeline.finish()
-                if self._closing and not self.waiting and not self._pipeline.ending:
-                    return
-                if self._pipeline.ending or not self.waiting:
-                    self._wake.clear()
-                    await self._wake.wait()
-                    self._pipeline.settle()
-                    turned = True
-            if not (turned or self._pipeline.ending):  # a turn of the event loop: works may come back with the last
-                await asyncio.sleep(0)
+        while await self._is_ready():
             tick = self._form(self._pipeline.room(self.waiting))
             if tick:
-                await self._pipeline.run(tick)
+                self._pipeline.start(tick)
                 self._running = ()
+
+    async def _is_ready(self) -> bool:
+        """Wait until the next tick is to begin; False: there will be none.
+
+        A turn of the event loop before every tick that runs on it: works may come back with the last delivery.
+        """
+        turned = False
+        while True:
+            self._enough = self._pipeline.wanted
+            ready = self.waiting >= self._enough
+            if ready and (turned or self._pipeline.busy):
+                return True
+            if not ready:
+                self._pipeline.advance()
+                if self._closing and not self.waiting and not self._pipeline.busy:
+                    return False
+                self._enough = self._pipeline.wanted
+            turned = True
+            if self.waiting >= self._enough:
+                await asyncio.sleep(0)
+            else:
+                self._wake.clear()
+                await self._wake.wait()
 
     def _form(self, room: int) -> list[W]:
         """Take the works of the next tick out of the queue, so many at most.

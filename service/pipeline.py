@@ -7,10 +7,13 @@ and ``finish``, which it was given.
 
 import asyncio
 import math
+import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from service.clock import Clock
@@ -22,6 +25,7 @@ _LEAST = 16  # works that are worth a tick of their own: the weights are read on
 W = TypeVar("W")
 A = TypeVar("A")
 R = TypeVar("R")
+_Done = tuple[Sequence[object], float | None, float]  # outcomes, and the seconds of the parts that it ran
 
 
 class Overlap(Enum):
@@ -45,119 +49,119 @@ class Parts(Generic[W]):
     over: Callable[[Sequence[W], Sequence[object] | Exception], None]
 
 
-@dataclass(slots=True)
-class _Ending(Generic[W]):
-    """A tick that has been computed. ``outcomes``, and how long they took: it is being finished in a thread."""
+@dataclass(frozen=True, slots=True)
+class _UnderWay(Generic[W]):
+    """A tick in a thread, and what that comes to: of the first part what it began, else outcomes; with the times."""
 
     tick: Sequence[W]
-    begun: object
-    outcomes: "asyncio.Future[tuple[Sequence[object], float]] | None" = None
+    done: "asyncio.Future[Any]"
+    first: bool = False
 
 
 class Pipeline(Generic[W]):
-    """Two ticks under way at most: one that begins, and one that is to be finished.
+    """Ticks under way: what is in the threads, and when there is to be more.
 
-    Mutable state, touched on the event loop's thread only: ``_ending``, ``_begin_s`` and ``_finish_s`` (how long the
+    Mutable state, touched on the event loop's thread only: ``_begun`` (ticks in the first thread, the second of which
+    waits there for its turn), ``_ending`` (the tick in the second one), ``_begin_s`` and ``_finish_s`` (how long the
     parts took lately).
     """
 
     def __init__(
-        self, parts: Parts[W], wake: asyncio.Event, *, name: str, inline_s: float, overlap: Overlap, clock: Clock
+        self,
+        parts: Parts[W],
+        wake: asyncio.Event,
+        *,
+        name: str,
+        max_batch: int,
+        inline_s: float,
+        overlap: Overlap,
+        clock: Clock,
     ) -> None:
-        """``wake`` is set when a tick has been finished in a thread: ``settle`` then tells of it.
+        """``wake`` is set when something is done in a thread: ``advance`` then goes on with it.
 
         ``inline_s``: what takes less than this runs on the event loop itself: handing it to a thread and sharing the
         interpreter's lock with that costs more than it holds up. 0: all in the threads.
         """
         self._parts = parts
         self._wake = wake
+        self._max_batch = max_batch
         self._inline_s = inline_s
         self._overlap = overlap
         self._clock = clock
         self._begin_s = self._finish_s = math.inf
-        self._ending: _Ending[W] | None = None
+        self._begun: deque[_UnderWay[W]] = deque()
+        self._ending: _UnderWay[W] | None = None
         self._beginning = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._finishing = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-finish")
 
     @property
-    def ending(self) -> Sequence[W]:
-        """The works of the tick that has been computed and is not over."""
-        return () if self._ending is None else self._ending.tick
+    def busy(self) -> bool:
+        """Whether a tick is under way."""
+        return bool(self._begun) or self._ending is not None
 
-    def ready(self, waiting: int) -> bool:
-        """Whether the next tick is to run. While one is to be finished, only if it would be half as large at least:
-        sessions that take turns are not split into ever smaller ticks, to run them side by side."""
-        if self._ending is None:
-            return waiting > 0
-        least = _LEAST if self._overlap is Overlap.PROCESSORS else 1
-        return waiting >= max(least, len(self._ending.tick) / 2)
+    @property
+    def wanted(self) -> int:
+        """So many works have to wait for the next tick to be started.
+
+        While one is to be finished, half as many as that one has at least: sessions that take turns are not split into
+        ever smaller ticks, to run them side by side. While one is being computed, as many as are under way: then
+        nothing is gained by waiting for more, and the thread goes on without waiting for the event loop.
+        """
+        under_way = self._under_way()
+        if not self._begun:
+            return max(self._least(), -(-under_way // 2)) if under_way else 1
+        last = self._begun[-1]
+        if self._overlap is not Overlap.PROCESSORS or len(self._begun) > 1 or not last.first:
+            return sys.maxsize
+        if last.done.done():
+            return max(_LEAST, -(-len(last.tick) // 2))
+        return max(_LEAST, min(under_way, self._max_batch))
 
     def room(self, waiting: int) -> int:
         """How many of those that wait the next tick takes at most: half of all, where two groups are to take turns."""
-        under_way = waiting + len(self.ending)
-        turns = self._overlap is Overlap.PROCESSORS and self._apart(under_way // 2)
-        return -(-under_way // 2) if turns else waiting
+        all_of_them = waiting + self._under_way()
+        turns = self._overlap is Overlap.PROCESSORS and self._apart(all_of_them // 2)
+        return -(-all_of_them // 2) if turns else waiting
 
-    async def run(self, tick: Sequence[W]) -> None:
+    def start(self, tick: Sequence[W]) -> None:
         """Run a tick, at least its first part, where ticks like the latest ones are cheapest.
 
         One slow tick moves the next ones to the threads.
         """
-        came_to: Sequence[object] | Exception
-        try:
-            if self._ending is not None or self._apart(len(tick)):
-                await self._compute(tick)
-                return
-            if self._is_short():
-                done = self._whole(tick)
-            else:
-                done = await self._in(self._beginning, self._whole, tick)
-            came_to, begin_s, finish_s = done
-            self._begin_s, self._finish_s = _slower(self._begin_s, begin_s), _slower(self._finish_s, finish_s)
-        except Exception as error:  # noqa: BLE001 - whatever a tick raises goes to its own works; the loop goes on
-            came_to = error
-        self._parts.over(tick, came_to)
-
-    def finish(self) -> None:
-        """Have the tick that was computed finished, if that has not begun: here where it is short, or in its thread."""
-        ending = self._ending
-        if ending is None or ending.outcomes is not None:
-            return
-        if self._overlap is Overlap.PROCESSORS and self._finish_s < self._inline_s:
-            came_to: Sequence[object] | Exception
-            try:
-                came_to, took = self._timed(self._parts.finish, ending.begun)
-                self._finish_s = _slower(self._finish_s, took)
-            except Exception as error:  # noqa: BLE001 - as in run
-                came_to = error
-            self._end(came_to)
+        if self.busy or self._apart(len(tick)):
+            self._begun.append(_UnderWay(tick, self._in(self._beginning, self._timed, self._parts.begin, tick), True))
+        elif self._is_short():
+            self._over(tick, partial(self._whole, tick))
         else:
-            ending.outcomes = self._in(self._finishing, self._timed, self._parts.finish, ending.begun)
-            ending.outcomes.add_done_callback(lambda _: self._wake.set())
+            self._begun.append(_UnderWay(tick, self._in(self._beginning, self._whole, tick)))
 
-    def settle(self) -> None:
-        """Tell of the tick that was being finished in its thread, if it is."""
-        ending = self._ending
-        if ending is None or ending.outcomes is None or not ending.outcomes.done():
-            return
-        error = ending.outcomes.exception()
-        if isinstance(error, Exception):
-            self._end(error)
-            return
-        outcomes, took = ending.outcomes.result()
-        self._finish_s = _slower(self._finish_s, took)
-        self._end(outcomes)
+    def advance(self) -> None:
+        """Tell of what is over, and have finished what has been computed: here where that is short, or in a thread."""
+        if self._ending is not None and self._ending.done.done():
+            over, self._ending = self._ending, None
+            self._over(over.tick, over.done.result)
+        while self._begun and self._begun[0].done.done() and self._ending is None:
+            computed = self._begun.popleft()
+            if not computed.first or computed.done.exception() is not None:
+                self._over(computed.tick, computed.done.result)
+            else:
+                begun, begin_s = computed.done.result()
+                self._begin_s = _slower(self._begin_s, begin_s)
+                self._finish(computed.tick, begun)
 
     def abandon(self, *, at_once: bool) -> Sequence[W]:
-        """Nobody settles any more: the works that have to be told so.
+        """Nobody advances any more: the works that have to be told so.
 
         Unless ``at_once``, a tick that is still being finished is told of when it is: it may well be committed.
         """
-        ending = self._ending
-        if ending is not None and not at_once and ending.outcomes is not None and not ending.outcomes.done():
-            ending.outcomes.add_done_callback(lambda _: self.settle())
-            return ()
-        works, self._ending = self.ending, None
+        works: list[W] = []
+        for under_way in [*self._begun, *([] if self._ending is None else [self._ending])]:
+            if at_once or under_way.first:
+                works += under_way.tick
+            else:
+                under_way.done.add_done_callback(partial(self._told_late, under_way.tick))
+        self._begun.clear()
+        self._ending = None
         return works
 
     def close(self) -> None:
@@ -166,6 +170,14 @@ class Pipeline(Generic[W]):
         self._finishing.shutdown(wait=True)
 
     # ---- inside
+
+    def _under_way(self) -> int:
+        """Works of all ticks that are under way."""
+        begun = sum([len(under_way.tick) for under_way in self._begun])
+        return begun if self._ending is None else begun + len(self._ending.tick)
+
+    def _least(self) -> int:
+        return _LEAST if self._overlap is Overlap.PROCESSORS else 1
 
     def _apart(self, works: int) -> bool:
         """Whether a tick of so many works, if it is like the latest ones, is finished apart from its computing."""
@@ -176,40 +188,46 @@ class Pipeline(Generic[W]):
     def _is_short(self) -> bool:
         return self._begin_s + self._finish_s < self._inline_s
 
-    async def _compute(self, tick: Sequence[W]) -> None:
-        """The first part, in its thread, while the tick before is finished; that is told of as soon as it is."""
-        computed = self._in(self._beginning, self._timed, self._parts.begin, tick)
-        self.finish()
-        while (outcomes := self._being_finished()) and not computed.done():
-            await asyncio.wait([computed, outcomes], return_when=asyncio.FIRST_COMPLETED)
-            self.settle()
-        begun, took = await computed
-        self._begin_s = _slower(self._begin_s, took)
-        while outcomes := self._being_finished():
-            await asyncio.wait([outcomes])
-            self.settle()
-        self._ending = _Ending(tick, begun)
+    def _finish(self, tick: Sequence[W], begun: object) -> None:
+        if self._overlap is Overlap.PROCESSORS and self._finish_s < self._inline_s:
+            self._over(tick, partial(self._rest, begun))
+        else:
+            self._ending = _UnderWay(tick, self._in(self._finishing, self._rest, begun))
 
-    def _being_finished(self) -> "asyncio.Future[tuple[Sequence[object], float]] | None":
-        return None if self._ending is None else self._ending.outcomes
+    def _over(self, tick: Sequence[W], came_to: Callable[[], _Done]) -> None:
+        """Tell of a tick, and take note of how long it took; whatever it raised goes to its own works."""
+        told: Sequence[object] | Exception
+        try:
+            told, begin_s, finish_s = came_to()
+            if begin_s is not None:
+                self._begin_s = _slower(self._begin_s, begin_s)
+            self._finish_s = _slower(self._finish_s, finish_s)
+        except Exception as error:  # noqa: BLE001 - the loop goes on
+            told = error
+        self._parts.over(tick, told)
 
-    def _end(self, came_to: Sequence[object] | Exception) -> None:
-        tick, self._ending = self.ending, None
-        self._parts.over(tick, came_to)
+    def _told_late(self, tick: Sequence[W], done: "asyncio.Future[_Done]") -> None:
+        self._over(tick, done.result)
 
-    def _whole(self, tick: Sequence[W]) -> tuple[Sequence[object], float, float]:
-        """Both parts, one after the other: the outcomes, and how long each took."""
+    def _whole(self, tick: Sequence[W]) -> _Done:
+        """Both parts, one after the other."""
         begun, begin_s = self._timed(self._parts.begin, tick)
         outcomes, finish_s = self._timed(self._parts.finish, begun)
         return outcomes, begin_s, finish_s
+
+    def _rest(self, begun: object) -> _Done:
+        """The second part."""
+        outcomes, finish_s = self._timed(self._parts.finish, begun)
+        return outcomes, None, finish_s
 
     def _timed(self, part: Callable[[A], R], argument: A) -> tuple[R, float]:
         started = self._clock.monotonic()
         return part(argument), self._clock.monotonic() - started
 
-    @staticmethod
-    def _in(thread: ThreadPoolExecutor, call: Callable[..., R], *arguments: object) -> "asyncio.Future[R]":
-        return asyncio.get_running_loop().run_in_executor(thread, call, *arguments)
+    def _in(self, thread: ThreadPoolExecutor, call: Callable[..., R], *arguments: object) -> "asyncio.Future[R]":
+        done = asyncio.get_running_loop().run_in_executor(thread, call, *arguments)
+        done.add_done_callback(lambda _: self._wake.set())
+        return done
 
 
 def _slower(lately: float, seconds: float) -> float:
