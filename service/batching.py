@@ -15,7 +15,7 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from service.clock import Clock
 from service.errors import Overloaded, ServiceError, ShuttingDown
@@ -36,7 +36,7 @@ class Observer(Protocol):
     """What the batcher reports; every call comes before the works are delivered."""
 
     def waited(self, seconds: float) -> None:
-        """A work that runs now has waited so long."""
+        """A work had waited so long when its tick began to run."""
         ...
 
     def tick_failed(self, works: int) -> None:
@@ -46,6 +46,20 @@ class Observer(Protocol):
     def loop_ended(self) -> None:
         """The loop ended though it was not told to: nothing will be served from this queue again."""
         ...
+
+
+class _Tick(list[W]):
+    """Works that run together, and since when each had waited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.since: list[float] = []
+
+    def take(self, work: W) -> None:
+        """Have a work start in this tick."""
+        self.append(work)
+        self.since.append(work.since)
+        work.start()
 
 
 class Batcher(Generic[W]):
@@ -71,12 +85,13 @@ class Batcher(Generic[W]):
         observer: Observer,
         max_cells: int = sys.maxsize,
         inline_s: float = 0.0,
+        unknown: ServiceError | None = None,
     ) -> None:
         """``like`` maps a size to its class, the largest size in it: only works of one class share a tick.
 
         ``max_cells`` bounds works x class of a tick of more than one work, and so how long others wait behind it.
         ``finish`` makes the outcomes of what ``begin`` came to, while the next tick may begin: see ``Overlap``;
-        ``inline_s``: see ``Pipeline``.
+        ``inline_s``: see ``Pipeline``. ``unknown``: what works are told whose tick could not be waited for at the end.
         """
         self._max_batch = max_batch
         self._max_cells = max_cells
@@ -84,6 +99,7 @@ class Batcher(Generic[W]):
         self._like = like
         self._clock = clock
         self._observer = observer
+        self._unknown = unknown or ShuttingDown("the service is shutting down")
         self._arrived: deque[W] = deque()
         self._sorted: dict[int, list[tuple[int, W]]] = {}
         self._held = 0
@@ -93,7 +109,7 @@ class Batcher(Generic[W]):
         self._enough = 1
         self._closing = False
         self._wake = asyncio.Event()
-        parts = Parts(begin, finish, self._over)
+        parts = Parts(begin, finish, self._began, self._over)
         self._pipeline = Pipeline(
             parts, self._wake, name=name, max_batch=max_batch, inline_s=inline_s, overlap=overlap, clock=clock
         )
@@ -103,6 +119,7 @@ class Batcher(Generic[W]):
 
     def start(self) -> None:
         """Start the loop, in the running event loop."""
+        self._pipeline.open()
         self.alive = True
         self._loop_task = asyncio.create_task(self._serve())
         self._loop_task.add_done_callback(self._ended)
@@ -147,7 +164,8 @@ class Batcher(Generic[W]):
     async def _is_ready(self) -> bool:
         """Wait until the next tick is to begin; False: there will be none.
 
-        A turn of the event loop before every tick that runs on it: works may come back with the last delivery.
+        The event loop has a turn before every tick that runs on it, since works may come back with the last delivery,
+        and after every one that was told.
         """
         turned = False
         while True:
@@ -155,24 +173,22 @@ class Batcher(Generic[W]):
             ready = self.waiting >= self._enough
             if ready and (turned or self._pipeline.busy):
                 return True
-            if not ready:
-                self._pipeline.advance()
-                if self._closing and not self.waiting and not self._pipeline.busy:
-                    return False
-                self._enough = self._pipeline.wanted
+            went_on = not ready and self._pipeline.advance()
+            if self._closing and not self.waiting and not self._pipeline.busy:
+                return False
             turned = True
-            if self.waiting >= self._enough:
+            if ready or went_on:
                 await asyncio.sleep(0)
             else:
                 self._wake.clear()
                 await self._wake.wait()
 
-    def _form(self, room: int) -> list[W]:
-        """Take the works of the next tick out of the queue, so many at most.
+    def _form(self, room: int) -> "_Tick[W]":
+        """Take the works of the next tick out of the queue, ``room`` of them at most.
 
         At no moment is a work neither in the tick nor in the queue: see ``_ended``.
         """
-        self._running = tick = list[W]()
+        self._running = tick = _Tick[W]()
         if self._sorted or not self._take_steps(tick, room):
             fresh = next(self._tickets)
             self._sort_arrived()
@@ -183,20 +199,18 @@ class Batcher(Generic[W]):
         self.ran += len(tick)
         return tick
 
-    def _take_steps(self, tick: list[W], room: int) -> bool:
+    def _take_steps(self, tick: "_Tick[W]", room: int) -> bool:
         """Take single steps right from the head of what arrived, as long as there is nothing else: as ``_fill`` would,
-        since nothing is shorter, but without sorting. Whether the tick is as it should be with them."""
-        now, room = self._clock.monotonic(), min(room, self._max_batch, self._max_cells)
+        since nothing is shorter, but without sorting. False: a longer one stands at the head, which is to be sorted."""
+        room = min(room, self._max_batch, self._max_cells)
         while self._arrived and len(tick) < room:
             work = self._arrived[0]
             size = work.claim()
             if size > 1:
                 return False
             if size == 1:
-                tick.append(work)
                 self._last = 1
-                self._observer.waited(now - work.since)
-                work.start()
+                tick.take(work)
             self._arrived.popleft()
         return True
 
@@ -221,9 +235,9 @@ class Batcher(Generic[W]):
             return shortest
         return min(self._sorted, key=lambda like: self._sorted[like][0][0])
 
-    def _fill(self, tick: list[W], size_class: int, fresh: int, room: int) -> None:
+    def _fill(self, tick: "_Tick[W]", size_class: int, fresh: int, room: int) -> None:
         """Move works of one class into the tick, the oldest first; tickets above ``fresh`` were asked just now."""
-        waiting, now = self._sorted[size_class], self._clock.monotonic()
+        waiting = self._sorted[size_class]
         room = min(room, self._max_batch, max(1, self._max_cells // size_class))
         while waiting and len(tick) < room:
             ticket, work = waiting[0]
@@ -235,17 +249,29 @@ class Batcher(Generic[W]):
                 heapq.heappush(self._sorted.setdefault(like, []), (ticket, work))
                 self._held += 1
             elif size > 0:
-                tick.append(work)
                 self._last = size_class
-                self._observer.waited(now - work.since)
-                work.start()
+                tick.take(work)
         if not waiting:
             del self._sorted[size_class]
 
+    def _began(self, tick: Sequence[W], at: float) -> None:
+        for since in cast("_Tick[W]", tick).since:
+            self._observer.waited(at - since)
+
     def _over(self, tick: Sequence[W], came_to: Sequence[object] | Exception) -> None:
+        if tick is self._running:
+            self._running = ()
         if not isinstance(came_to, Exception) and len(came_to) != len(tick):
             came_to = RuntimeError(f"{len(came_to)} outcomes for {len(tick)} works")
-        self._deliver(tick, self._failed(tick, came_to) if isinstance(came_to, Exception) else came_to)
+        if not isinstance(came_to, Exception):
+            self._deliver(tick, came_to)
+            return
+        if not isinstance(came_to, ServiceError):
+            log.error("a tick failed", exc_info=came_to)
+        try:
+            self._observer.tick_failed(len(tick))
+        finally:
+            self._deliver(tick, [came_to] * len(tick))
 
     def _deliver(self, tick: Sequence[W], outcomes: Sequence[object]) -> None:
         for work, outcome in zip(tick, outcomes, strict=True):
@@ -254,19 +280,13 @@ class Batcher(Generic[W]):
             except Exception:
                 log.exception("a delivery failed")  # it must not take the others' answers with it
 
-    def _failed(self, tick: Sequence[W], error: Exception) -> Sequence[object]:
-        if not isinstance(error, ServiceError):
-            log.error("a tick failed", exc_info=error)
-        self._observer.tick_failed(len(tick))
-        return [error] * len(tick)
-
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """The loop is over: by ``close``, or by a fault, which turns readiness off and leaves nobody waiting."""
         self.alive = False
         waiting = sorted(itertools.chain(*self._sorted.values()), key=lambda ticketed: ticketed[0])
         faulty = not self._closing and not task.cancelled()  # cancelled: the event loop itself is being torn down
-        begun = [*self._pipeline.abandon(at_once=not faulty), *self._running]
-        left = [*begun, *(work for _, work in waiting), *self._arrived]
+        lost, unknown = self._pipeline.abandon(at_once=not faulty)
+        left = [*lost, *self._running, *(work for _, work in waiting), *self._arrived]
         self._running = ()
         self._sorted.clear()
         self._held = 0
@@ -274,15 +294,5 @@ class Batcher(Generic[W]):
         if faulty:
             log.critical("the loop of a batcher ended", exc_info=task.exception())
             self._observer.loop_ended()
+        self._deliver(unknown, [self._unknown] * len(unknown))
         self._deliver(left, [ShuttingDown("the service is shutting down")] * len(left))
-
-
-def like_length(size: int) -> int:
-    """Size classes that keep padding below a fifth: sizes are rounded up to three significant bits."""
-    shift = max(0, size.bit_length() - 3)
-    return -(-size >> shift) << shift
-
-
-def same_length(size: int) -> int:
-    """Size classes of an artifact without ``lengths``: equal sizes only."""
-    return size

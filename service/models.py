@@ -4,16 +4,17 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from service.batching import Batcher, like_length, same_length
+from service.batching import Batcher
 from service.clock import Clock
 from service.engine.gates import Inspector
 from service.engine.repository import LoadedModel, cores
 from service.engine.runtime import Engine
-from service.errors import UnknownModel, UnsupportedTask
+from service.errors import OutcomeUnknown, UnknownModel, UnsupportedTask
 from service.items import Item, Stepped
 from service.metrics import Metrics
 from service.pipeline import Overlap
 from service.settings import Settings
+from service.sizes import like_length, same_length
 from service.state import Record
 from service.step import Begun, Stepper
 from service.stores.base import Store
@@ -65,6 +66,7 @@ class Model:
             like=like_length if engine.ragged else same_length,
             clock=clock,
             observer=self.metrics,
+            unknown=OutcomeUnknown("the service ended before the session store had answered"),
         )
         metrics.waiting.labels(self.name, self.version).set_function(lambda: self.batcher.waiting)
 
@@ -103,8 +105,8 @@ class Model:
 def overlap_of(settings: Settings, engine: Engine, threads: int) -> Overlap:
     """What ``overlap`` means for this engine: with all processors computing, none is left to do something meanwhile."""
     if settings.overlap == "on" or (settings.overlap == "auto" and engine.provider == "cuda"):
-        return Overlap.DEVICE
-    return Overlap.OFF if settings.overlap == "off" or threads >= cores() else Overlap.PROCESSORS
+        return Overlap.WHEN_LONG
+    return Overlap.OFF if settings.overlap == "off" or threads >= cores() else Overlap.IN_TURNS
 
 
 class Models:

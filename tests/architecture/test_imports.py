@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("items",),
     ("views",),
     ("state", "trace", "artifact", "settings", "metrics", "logs", "clock", "sampling", "sockets"),
-    ("errors", "histograms", "store_url"),
+    ("errors", "histograms", "sizes", "store_url"),
 )
 LEVEL = {unit: -depth for depth, layer in enumerate(LAYERS) for unit in layer}
 

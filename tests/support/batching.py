@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from service.batching import Batcher, same_length
+from service.batching import Batcher
+from service.sizes import same_length
 from service.work import Call
 from tests.support.fakes import Clock, Gate
 

@@ -19,6 +19,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.time = 1_000_000.0
+        self._moving = threading.Lock()
 
     def now(self) -> float:
         """See ``service.clock.Clock``."""
@@ -29,8 +30,9 @@ class Clock:
         return self.time
 
     def move(self, seconds: float) -> None:
-        """Let time pass."""
-        self.time += seconds
+        """Let time pass, in whatever thread."""
+        with self._moving:
+            self.time += seconds
 
 
 class Gate:

@@ -5,16 +5,18 @@ import math
 import threading
 from collections.abc import Sequence
 
-from service.batching import Batcher, same_length
+from service.batching import Batcher
+from service.errors import OutcomeUnknown
 from service.pipeline import Overlap
+from service.sizes import same_length
 from tests.support.batching import Asked, Counts
-from tests.support.fakes import Clock, Gate
+from tests.support.fakes import PATIENCE_S, Clock, Gate
 
 
 class Bench:
     """A batcher whose ticks double numbers in their second part; each part can be held at a gate of its own."""
 
-    def __init__(self, inline_s: float = 0.0, overlap: Overlap = Overlap.DEVICE, max_batch: int = 8) -> None:
+    def __init__(self, inline_s: float = 0.0, overlap: Overlap = Overlap.WHEN_LONG, max_batch: int = 8) -> None:
         self.clock, self.counts = Clock(), Counts()
         self.first, self.second = Gate(), Gate()
         self.begun: list[list[object]] = []
@@ -31,6 +33,7 @@ class Bench:
             observer=self.counts,
             inline_s=inline_s,
             overlap=overlap,
+            unknown=OutcomeUnknown("unknown"),
         )
 
     def begin(self, calls: Sequence[Asked]) -> tuple[list[object], int]:
@@ -60,6 +63,10 @@ class Bench:
         for call in calls:
             self.batcher.submit(call)
         return [call.future for call in calls]
+
+    async def answers(self, *items: object) -> list[object]:
+        """Queue items, and what they come to; a test that waits for ever fails."""
+        return await asyncio.wait_for(asyncio.gather(*self.ask(*items)), PATIENCE_S)
 
     async def hold(self, *items: object) -> list["asyncio.Future[object]"]:
         """Have a tick of these items stand at the gate of its second part."""

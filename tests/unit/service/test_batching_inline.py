@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from service.batching import Batcher, same_length
+from service.batching import Batcher
+from service.sizes import same_length
 from service.work import Call
 from tests.support.batching import Counts
 from tests.support.fakes import Clock

@@ -133,7 +133,7 @@ async def test_a_loop_that_ends_by_a_fault_leaves_nobody_waiting(bench: Bench, p
         setattr(struck, part, _fault)
     bench.counts.watched = [work.future for work in works]
     bench.gate.open()
-    await held
+    assert await asyncio.wait_for(held, PATIENCE_S) == 0
     assert [type(await outcome(work.future)) for work in (before, struck, behind)] == [ShuttingDown] * 3
     assert not bench.batcher.alive
     assert bench.counts.ended == 1

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batching import like_length, same_length
+from service.sizes import like_length, same_length
 
 SIZES = st.integers(1, 100_000)
 
