@@ -30,8 +30,8 @@ class Metrics:
         )
         self.queue = Histogram(
             p + "queue_seconds",
-            "Time a request's steps waited for a tick. If it grows: max_batch, or more CPU (informs max_queue, "
-            "queue_timeout_s).",
+            "Time a request's steps waited for their tick to run. If it grows: max_batch, or more CPU (informs "
+            "max_queue, queue_timeout_s).",
             ("model",),
             SECONDS,
             r,

@@ -75,14 +75,14 @@ class Settings(BaseSettings):
         10.0,
         ge=0,
         le=1000,
-        description="ticks shorter than this run on the event loop itself, which saves CPU; 0: all in a thread, as "
-        "always with Redis",
+        description="ticks shorter than this, or the parts of them that overlap lets there, run on the event loop "
+        "itself, which saves CPU; 0: all in a thread, as always with Redis",
     )
     overlap: Literal["auto", "on", "off"] = Field(
         "auto",
         description="whether one tick is computed in a thread while the one before is committed and answered; auto = "
-        "where computing takes 2 ms or more and leaves a core free, and on a GPU as with on: where a tick is too long "
-        "for inline_ms",
+        "where at least 16 sessions take 2 ms or more to compute, with fewer threads than cores, and on a GPU as with "
+        "on: also where a tick is too long for inline_ms",
     )
     segment_steps: int = Field(
         64,

@@ -42,10 +42,10 @@ class Work(Protocol):
         ...
 
     def start(self) -> None:
-        """It is in the tick that runs next; nothing can drop it from here on."""
+        """It is in a tick; nothing can drop it from here on."""
         ...
 
-    def deliver(self, outcome: Any) -> None:  # noqa: ANN401 - whatever run_batch answered for it
+    def deliver(self, outcome: Any) -> None:  # noqa: ANN401 - whatever the tick came to for it
         """Its own outcome, after the tick has been committed, or the exception that its whole tick ended with."""
         ...
 

@@ -44,7 +44,7 @@ class Run(NamedTuple):
 
 
 class Engine:
-    """One loaded artifact. ``run`` is called from one thread at a time."""
+    """One loaded artifact. ``begin`` is called from one thread at a time, and what it answered from another."""
 
     def __init__(self, session: ort.InferenceSession, signature: Signature, fingerprint: str, path: Path) -> None:
         self.signature = signature

@@ -30,7 +30,7 @@ from service.settings import Settings
 _ROWS, _GROWTH, _MEASURABLE_S, _LONG_S = 64, 4, 0.1, 0.002
 _ROUNDS = 3
 _PADDINGS = (2, 3, 4, 8)
-_HEAVY_S = 0.0002  # of computing a row: a multiple of what it takes to serve one
+_HEAVY_S = 0.0002  # of computing a row: two to four times of what it takes to serve one
 
 FAILURES: tuple[type[Exception], ...] = (ArtifactError, *ort.ERRORS)  # of other threads, or of larger ticks
 
@@ -91,7 +91,7 @@ class Tuner:
             self._choose_padding()
             self._choose_limit()
         elif self.engine.provider == "cpu":
-            self._choose_threads(rows, cores if tick_s >= rows * _HEAVY_S else cores - 1, reopen)
+            self._choose_threads(rows, cores if self._is_heavy(rows) else cores - 1, reopen)
 
     def _usual_tick(self) -> tuple[int, float]:
         """How many rows it has, and the seconds that it takes."""
@@ -99,6 +99,11 @@ class Tuner:
         while (tick_s := self._cost(self._tick(self.engine, rows)).wall) * _GROWTH < _MEASURABLE_S and rows < _ROWS:
             rows *= _GROWTH
         return rows, tick_s
+
+    def _is_heavy(self, rows: int) -> bool:
+        """Whether serving a row is little beside computing it, each time that it is measured."""
+        tick = self._tick(self.engine, rows)
+        return all(self._cost(tick).wall >= rows * _HEAVY_S for _ in range(_ROUNDS))
 
     def _choose_threads(self, rows: int, cores: int, reopen: Callable[[int], Engine]) -> None:
         while "threads" not in self._given and (threads := 2 * self.choice.threads) <= cores:

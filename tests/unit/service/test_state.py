@@ -20,6 +20,15 @@ FIELDS: list[tuple[str, str, tuple[int, ...], int]] = [
     ("window", "int32", (2, 1, 2), 3),
 ]
 LAYOUT = RowLayout(FIELDS)
+# The same, in an order in which each stands where numbers of its size may stand: a row alone is not copied then.
+ALIGNED = [
+    *FIELDS[2:3],
+    *FIELDS[4:5],
+    ("lone", "int64", (2,), None),
+    *FIELDS[1:2],
+    *FIELDS[5:6],
+    ("pad", "bool", (8,), 1),
+]
 
 
 def batch(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -30,6 +39,25 @@ def batch(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
         values = random.normal(size=(rows, *shape)) * 100
         tensors[name] = np.moveaxis(values.astype(dtype), 0, axis)
     return tensors
+
+
+def test_a_row_alone_lies_in_the_graph_as_in_a_batch() -> None:
+    """Its tensors are parts of the row, read-only, in the graph's axes; scattered they are the row again."""
+    layout = RowLayout(ALIGNED)
+    (row, other) = (np.random.default_rng(seed).bytes(layout.row_bytes) for seed in range(2))
+    alone = layout.gather([row])
+    batched = [field for field in ALIGNED if field[3] is not None]
+    both = RowLayout([*batched]).gather([row[:32] + row[48:], other[:32] + other[48:]])
+    for name, dtype, shape, axis in batched:
+        assert alone[name].dtype == np.dtype(dtype)
+        assert alone[name].tobytes() == np.take(both[name], [0], axis).tobytes()
+        assert alone[name].shape == (*shape[:axis], 1, *shape[axis:])
+        assert np.shares_memory(alone[name], np.frombuffer(row, np.uint8))
+        assert not alone[name].flags.writeable
+    assert alone["lone"].shape == (2,)
+    assert layout.scatter(alone, 1) == [row]
+    with pytest.raises(UndecodableState, match="has 3 bytes"):
+        layout.gather([b"odd"])
 
 
 @given(st.integers(1, 40), st.integers(0, 1000))
