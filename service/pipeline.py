@@ -53,12 +53,12 @@ class Parts(Generic[W]):
 
 @dataclass(frozen=True, slots=True)
 class _Ran:
-    """What a part, or both, came to, and when: ``finish_s`` is 0 of the first one."""
+    """What a part, or both, came to, when that began, and how long it took: ``finish_s`` only with the second one."""
 
     came_to: Any
     since: float
     begin_s: float
-    finish_s: float = 0.0
+    finish_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +228,9 @@ class Pipeline(Generic[W]):
 
     def _is_over(self, tick: Sequence[W], ran: _Ran) -> None:
         """Tell of a tick, and take note of how long it took."""
-        self._begin_s, self._finish_s = _slower(self._begin_s, ran.begin_s), _slower(self._finish_s, ran.finish_s)
+        self._begin_s = _slower(self._begin_s, ran.begin_s)
+        if ran.finish_s is not None:
+            self._finish_s = _slower(self._finish_s, ran.finish_s)
         if len(tick) >= _LEAST:
             each = ran.begin_s / len(tick)
             self._work_s += (_SMOOTHING if self._work_s else 1.0) * (each - self._work_s)

@@ -386,6 +386,16 @@ async def test_the_end_of_the_loop_leaves_nobody_waiting(finish_s: float, first:
     await bench.batcher.close(PATIENCE_S)
 
 
+async def test_a_first_tick_that_fails_says_nothing_of_what_finishing_takes() -> None:
+    """The next one still runs in a thread."""
+    bench = made(begin_s=SHORT_S, finish_s=2 * INLINE_S)
+    (future,) = bench.ask("begin")
+    assert isinstance(await asyncio.wait_for(outcome(future), PATIENCE_S), RuntimeError)
+    assert await bench.answers(1) == [2]
+    assert threading.get_ident() not in {thread for threads in bench.threads for thread in threads}
+    await bench.batcher.close(PATIENCE_S)
+
+
 async def test_ticks_that_fail_slowly_run_in_the_threads_too() -> None:
     """How long they take is known all the same."""
     bench = made(begin_s=INLINE_S)
