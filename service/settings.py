@@ -75,8 +75,8 @@ class Settings(BaseSettings):
         10.0,
         ge=0,
         le=1000,
-        description="what takes less than this, a tick or with overlap its commit, runs on the event loop itself, which "
-        "saves CPU; 0: nothing does, as always with Redis",
+        description="what takes less than this, a tick or with overlap its commit, runs on the event loop itself, "
+        "which saves CPU; 0: nothing does, as always with Redis",
     )
     overlap: Literal["auto", "on", "off"] = Field(
         "auto",
