@@ -119,7 +119,7 @@ class StoreUnavailable(ServiceError):
 
 
 class OutcomeUnknown(StoreUnavailable):
-    """The store was lost before it answered: what was asked may have been applied, or not.
+    """The store was lost, or we ended, before it had answered: what was asked may have been applied, or not.
 
     Nothing was acknowledged; a repeat that names its position is safe, whichever it was.
     """

@@ -45,7 +45,7 @@ TABLE: dict[type[ServiceError], tuple[int, str, str]] = {
     errors.ShuttingDown: (503, "shutting-down", "The service is shutting down"),
     errors.EngineUnavailable: (503, "engine-unavailable", "The engine is starting"),
     errors.StoreUnavailable: (503, "store-unavailable", "The session store cannot commit or load"),
-    errors.OutcomeUnknown: (503, "outcome-unknown", "The session store was lost before it answered"),
+    errors.OutcomeUnknown: (503, "outcome-unknown", "It is not known whether the session store has committed it"),
 }
 _RETRY_AFTER_S = 1
 _MOST_FAULTS = 1000  # pydantic writes out all of a body's faults or none
