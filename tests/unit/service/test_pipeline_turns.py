@@ -153,9 +153,7 @@ async def test_few_sessions_share_their_ticks() -> None:
     await known(bench)
     await bench.answers(*range(31))
     assert [len(tick) for tick in bench.begun] == [31]
-    bench.first.shut()
-    held = bench.ask(*range(16))
-    await bench.first.reached()
+    held = await bench.begins(*range(16))
     others = bench.ask(*range(15))
     bench.first.open()
     await asyncio.gather(*held)
@@ -184,9 +182,7 @@ async def test_close_finishes_what_was_accepted() -> None:
     """Both halves."""
     bench = made()
     await known(bench)
-    bench.first.shut()
-    futures = bench.ask(*range(40))
-    await bench.first.reached()
+    futures = await bench.begins(*range(40))
     (closing,) = await started(bench.batcher.close(PATIENCE_S))
     bench.first.open()
     await closing
@@ -197,9 +193,7 @@ async def test_close_fails_by_name_what_is_not_done_within_the_limit() -> None:
     """What is being computed and what waits; nothing of it is committed."""
     bench = made()
     await known(bench)
-    bench.first.shut()
-    futures = bench.ask(*range(40))
-    await bench.first.reached()
+    futures = await bench.begins(*range(40))
     futures[-1].add_done_callback(lambda _: bench.first.open())
     await bench.batcher.close(0.0)
     assert [type(await outcome(future)) for future in futures] == [ShuttingDown] * 40
@@ -215,9 +209,7 @@ async def test_a_fault_of_the_loop_leaves_what_was_not_finished_uncommitted(comp
     def fault() -> int:
         raise ZeroDivisionError
 
-    bench.first.shut()
-    futures = bench.ask(*range(16))
-    await bench.first.reached()
+    futures = await bench.begins(*range(16))
     if computed:
         bench.first.open()
         bench.batcher._pipeline._beginning.submit(int).result(PATIENCE_S)  # behind it: the tick is computed
@@ -249,9 +241,7 @@ async def test_a_full_half_is_handed_over_while_the_one_before_is_computed() -> 
     """The thread goes on without waiting for the event loop; a third half waits in the queue, however many come."""
     bench = made()
     await known(bench)
-    bench.first.shut()
-    bench.ask(*range(16))
-    await bench.first.reached()
+    await bench.begins(*range(16))
     bench.ask(*range(15))
     await turns()
     assert bench.batcher.waiting == 15  # one more might come, and would else have to wait for long
@@ -270,9 +260,7 @@ async def test_a_full_tick_is_handed_over_though_more_are_under_way() -> None:
     """A tick holds no more, so there is nothing to wait for."""
     bench = made(max_batch=20)
     await known(bench)
-    bench.first.shut()
-    bench.ask(*range(60))
-    await bench.first.reached()
+    await bench.begins(*range(60))
     await turns()
     assert bench.batcher.waiting == 20
     bench.first.open()
@@ -284,9 +272,7 @@ async def test_what_is_not_enough_does_not_wake_the_batcher() -> None:
     """While a tick is computed, requests come one by one: none of them is looked at before there is something to do."""
     bench = made()
     await known(bench)
-    bench.first.shut()
-    bench.ask(*range(16))
-    await bench.first.reached()
+    await bench.begins(*range(16))
     await turns()
     looks, wanted = 0, bench.batcher._pipeline.wanted
 
